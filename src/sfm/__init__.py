@@ -1,0 +1,63 @@
+"""Single-cell foundation models for scanpy users."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sfm import data, datasets, genes, get, model, nn, pp, tl, tokenizers
+    from sfm._settings import settings
+    from sfm.checkpoints import PretrainedCells, list_models, load
+    from sfm.genes import GeneVocabulary
+    from sfm.protocols import ModelProtocol, TokenizedCellProtocol
+    from sfm.tokenizers import TokenizedCells
+
+__version__ = version("sfm-tools")
+
+__all__ = [
+    "GeneVocabulary",
+    "ModelProtocol",
+    "PretrainedCells",
+    "TokenizedCellProtocol",
+    "TokenizedCells",
+    "data",
+    "datasets",
+    "genes",
+    "get",
+    "list_models",
+    "load",
+    "model",
+    "nn",
+    "pp",
+    "settings",
+    "tl",
+    "tokenizers",
+]
+
+_MODULES = {"data", "datasets", "genes", "get", "model", "nn", "pp", "tl", "tokenizers"}
+_OBJECTS = {
+    "GeneVocabulary": "sfm.genes",
+    "ModelProtocol": "sfm.protocols",
+    "PretrainedCells": "sfm.checkpoints",
+    "TokenizedCellProtocol": "sfm.protocols",
+    "TokenizedCells": "sfm.tokenizers",
+    "list_models": "sfm.checkpoints",
+    "load": "sfm.checkpoints",
+    "settings": "sfm._settings",
+}
+
+
+# Submodules and names are imported when first used: torch, transformers and scvi-tools take seconds each.
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"sfm.{name}")
+    if name in _OBJECTS:
+        return getattr(import_module(_OBJECTS[name]), name)
+    msg = f"module 'sfm' has no attribute {name!r}"
+    raise AttributeError(msg)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,147 @@
+"""The input-state gate: what kind of values a matrix holds, and whether a model can use them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from sfm._matrix import select_matrix
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from scipy import sparse
+
+    from sfm._matrix import CountMatrix
+
+StateKind = Literal["counts", "almost_counts", "normalized", "log1p", "scaled", "negative", "not_finite"]
+
+# expm1 of 20 is 4.9e8, more than any library size; linear normalised values exceed it in almost every cell.
+_LOG1P_MAX = 20.0
+_NEAR_INTEGER = 1e-3
+_PROBE_ROWS = 256
+
+
+@dataclass(frozen=True)
+class InputState:
+    """What the stored values of a matrix look like.
+
+    `kind` is the state; `example` is the value that decided it (a non-integer, the negative one, the largest);
+    `share` is the fraction of stored values that are like the example.
+    """
+
+    kind: StateKind
+    n_values: int
+    example: float
+    share: float
+
+    def describe(self) -> str:
+        """Say in words what was seen."""
+        seen = {
+            "counts": "counts",
+            "almost_counts": f"almost integers ({self.share:.2%} of the values are not whole, such as {self.example!r})",
+            "normalized": f"normalised values (not whole, such as {self.example!r})",
+            "log1p": f"log1p-normalised values (not whole, such as {self.example!r})",
+            "scaled": f"scaled values (negative and not whole, such as {self.example!r})",
+            "negative": f"negative values (such as {self.example!r})",
+            "not_finite": f"values that are NaN or infinite ({self.share:.2%} of the stored ones)",
+        }
+        return seen[self.kind]
+
+
+def input_state(X: sparse.csr_matrix) -> InputState:
+    """Classify the stored values of a CSR matrix; an empty one counts as counts."""
+    data = X.data
+    if data.size == 0 or data.dtype.kind in "ub":
+        return InputState("counts", data.size, 0.0, 1.0)
+    low, high = float(data.min()), float(data.max())  # NaN anywhere makes both NaN
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = ~np.isfinite(data)
+        return InputState("not_finite", data.size, float(data[bad][0]), float(bad.mean()))
+    whole = data.dtype.kind == "i" or bool(np.array_equal(np.rint(data), data))
+    if low < 0:
+        return InputState("negative" if whole else "scaled", data.size, low, float((data < 0).mean()))
+    if whole:
+        return InputState("counts", data.size, high, 1.0)
+    return _fractional_state(X, high)
+
+
+def _fractional_state(X: sparse.csr_matrix, high: float) -> InputState:
+    data = X.data
+    distance = np.abs(data - np.rint(data))
+    fractional = distance > 0
+    example, share = float(data[fractional][0]), float(fractional.mean())
+    if float((distance > _NEAR_INTEGER).mean()) < 0.1 and high > 1:
+        return InputState("almost_counts", data.size, example, share)
+    sums = np.asarray(X.sum(axis=1), dtype=np.float64).ravel()
+    sums = sums[sums > 0]
+    equal_sums = sums.size > 1 and float(sums.std()) < 1e-3 * float(sums.mean())
+    kind: StateKind = "log1p" if high <= _LOG1P_MAX and not equal_sums else "normalized"
+    return InputState(kind, data.size, example, share)
+
+
+def check_input_state(
+    adata: AnnData, matrix: CountMatrix, values: sparse.csr_matrix, *, requires: Literal["counts"] = "counts"
+) -> InputState:
+    """Return the state of `values` (rows of `matrix`), or raise if it is not what is required.
+
+    Every function that reads expression passes each chunk it reads through here.
+
+    Raises
+    ------
+    ValueError
+        If the state is another one. The message names the slot and the values seen, and the call that fixes it:
+        another slot of `adata` that holds counts, or how to restore them.
+    """
+    state = input_state(values)
+    if state.kind == requires:
+        return state
+    msg = f"{matrix.slot} holds {state.describe()}, but raw {requires} are needed. {_remedy(adata, matrix, state)}"
+    raise ValueError(msg)
+
+
+def _remedy(adata: AnnData, matrix: CountMatrix, state: InputState) -> str:
+    """Name the call that gets counts to the function: another slot, rounding, or restoring them."""
+    others = [(slot, options) for slot, options in _slots(adata) if slot != matrix.slot]
+    kinds = [_probe(adata, options) for _, options in others]
+    for (slot, options), kind in zip(others, kinds, strict=True):
+        if kind == "counts":
+            return f"{slot} holds counts: pass {_arguments(options) or 'neither layer= nor use_raw='}."
+    if state.kind == "almost_counts":
+        return (
+            "If they are counts up to rounding, store whole numbers: `adata.layers['counts'] = adata.X.copy()`, "
+            "`adata.layers['counts'].data = adata.layers['counts'].data.round()`, and pass layer='counts' "
+            "(a dense matrix: `np.rint(adata.X)`)."
+        )
+    own = [(slot, options) for slot, options in _slots(adata) if slot == matrix.slot]
+    candidates = own if state.kind in ("normalized", "log1p") else []
+    candidates += [other for other, kind in zip(others, kinds, strict=True) if kind in ("normalized", "log1p")]
+    if candidates:
+        slot, options = candidates[0]
+        arguments = "".join(f", {argument}" for argument in [_arguments(options)] if argument)
+        call = f"sfm.pp.recover_counts(adata{arguments})"
+        return (
+            f"No slot holds counts, but `{call}` restores them from {slot} into layers['counts']: pass layer='counts'."
+        )
+    return "No slot of this AnnData holds counts: read the data again from before it was changed."
+
+
+def _slots(adata: AnnData) -> list[tuple[str, dict[str, str | bool]]]:
+    """Name every matrix of `adata`, with the options that select it."""
+    slots: list[tuple[str, dict[str, str | bool]]] = [("adata.X", {})] if adata.X is not None else []
+    slots += [(f"adata.layers[{name!r}]", {"layer": name}) for name in adata.layers]
+    slots += [("adata.raw.X", {"use_raw": True})] if adata.raw is not None else []
+    return slots
+
+
+def _arguments(options: dict[str, str | bool]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in options.items())
+
+
+def _probe(adata: AnnData, options: dict[str, str | bool]) -> StateKind | None:
+    """State of the first rows of a slot, None where it cannot be read."""
+    try:
+        return input_state(select_matrix(adata, **options).head(_PROBE_ROWS)).kind  # type: ignore[arg-type]
+    except (NotImplementedError, ValueError, TypeError):
+        return None

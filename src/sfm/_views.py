@@ -1,0 +1,19 @@
+"""Making sure a function writes into data of its own."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def own_data(adata: AnnData, *, copy: bool) -> AnnData:
+    """Return `adata` or its copy; a view becomes actual data, with scanpy's warning."""
+    if copy:
+        return adata.copy()
+    if adata.is_view:
+        warnings.warn("Received a view of an AnnData. Making a copy.", UserWarning, stacklevel=3)
+        adata._init_as_actual(adata.copy())
+    return adata

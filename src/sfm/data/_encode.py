@@ -1,0 +1,114 @@
+"""From the counts of an AnnData to tokens: the one path that every function takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sfm._matrix import select_matrix
+from sfm._settings import settings
+from sfm._state import check_input_state
+from sfm.genes import align_genes, check_coverage
+from sfm.tokenizers import TokenizedCells
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from scipy import sparse
+
+    from sfm._matrix import CountMatrix
+    from sfm.genes import GeneAlignment
+    from sfm.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class EncodedCells:
+    """Tokens of every cell in obs order, and how the genes were matched."""
+
+    cells: TokenizedCells
+    alignment: GeneAlignment
+    slot: str
+    names_slot: str
+
+    def params(self) -> dict[str, Any]:
+        """Provenance for `uns`."""
+        return {"slot": self.slot, "gene_names": self.names_slot, **self.alignment.params()}
+
+
+def encode_cells(
+    adata: AnnData,
+    tokenizer: Tokenizer,
+    *,
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_symbols: str | None = None,
+    model_name: str,
+) -> EncodedCells:
+    """Tokenize all cells of `adata` after the gene-coverage and the input-state gate; writes nothing.
+
+    Parameters
+    ----------
+    adata
+        Annotated data matrix with raw counts.
+    tokenizer
+        The tokenizer, with its vocabulary.
+    layer
+        Layer of counts to read instead of `adata.X`.
+    use_raw
+        Read `adata.raw` instead of `adata.X`.
+    gene_symbols
+        Column of `adata.var` that holds gene symbols or Ensembl ids.
+    model_name
+        What messages call the owner of the vocabulary.
+
+    Returns
+    -------
+    The tokens of every cell, in obs order, and how the genes were matched.
+
+    Raises
+    ------
+    KeyError
+        If `layer` or `gene_symbols` names nothing.
+    ValueError
+        If `adata` is empty, the values are not what the tokenizer requires, or too few genes are known.
+    """
+    _refuse_empty(adata)
+    matrix = select_matrix(adata, layer=layer, use_raw=use_raw, gene_symbols=gene_symbols)
+    alignment = align_genes(matrix.names, tokenizer.vocabulary)
+    # Without expected expression in the vocabulary, coverage is judged by the counts, which are seen chunk by chunk.
+    needs_totals = alignment.n_known > 0 and tokenizer.vocabulary.expression is None
+    if not needs_totals:
+        _gate_coverage(alignment, matrix, model_name)
+    totals = np.zeros(matrix.shape[1]) if needs_totals else None
+    parts = []
+    for _, counts in matrix.chunks():
+        check_input_state(adata, matrix, counts, requires=tokenizer.requires)
+        parts.append(tokenizer(counts, alignment.token_ids))
+        if totals is not None:
+            totals += _gene_totals(counts)
+    if totals is not None:
+        alignment = align_genes(matrix.names, tokenizer.vocabulary, totals=totals)
+        _gate_coverage(alignment, matrix, model_name)
+    cells = TokenizedCells.concatenate(parts)
+    return EncodedCells(cells, alignment, slot=matrix.slot, names_slot=matrix.names_slot)
+
+
+def _gene_totals(counts: sparse.csr_matrix) -> np.ndarray:
+    return np.bincount(counts.indices, weights=counts.data, minlength=counts.shape[1])
+
+
+def _gate_coverage(alignment: GeneAlignment, matrix: CountMatrix, model_name: str) -> None:
+    check_coverage(
+        alignment,
+        slot=matrix.names_slot,
+        model=model_name,
+        warn_below=settings.warn_gene_coverage,
+        error_below=settings.min_gene_coverage,
+    )
+
+
+def _refuse_empty(adata: AnnData) -> None:
+    if 0 in adata.shape:
+        msg = f"adata has {adata.n_obs} cells and {adata.n_vars} genes; there is nothing to tokenize."
+        raise ValueError(msg)

@@ -1,0 +1,76 @@
+"""The gene-coverage gate: refusing data whose genes a model does not know."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sfm.genes._alignment import GeneAlignment
+
+_N_EXAMPLES = 5
+_LENGTH = 40
+
+
+def check_coverage(
+    alignment: GeneAlignment, *, slot: str, model: str, warn_below: float = 0.5, error_below: float = 0.05
+) -> None:
+    """Warn or raise if a model knows too few of the genes of a data set.
+
+    Parameters
+    ----------
+    alignment
+        The genes of the data set, matched to the model's vocabulary.
+    slot
+        Where the names are from, such as `"adata.var_names"`.
+    model
+        Name of the model.
+    warn_below
+        Coverage below which to warn.
+    error_below
+        Coverage below which to raise.
+
+    Raises
+    ------
+    ValueError
+        If no gene is known, or coverage is below `error_below`.
+
+    Warns
+    -----
+    UserWarning
+        If coverage is below `warn_below`.
+    """
+    found = f"Names in {slot} look like {alignment.describe_names()}; {alignment.describe_coverage()}."
+    if alignment.n_known == 0:
+        msg = (
+            f"Model {model!r} knows none of the {len(alignment)} genes. {found}{_examples(alignment)} {_fix(alignment)}"
+        )
+        raise ValueError(msg)
+    if alignment.coverage < error_below:
+        msg = (
+            f"Model {model!r} knows too few of the genes: coverage is below {100 * error_below:g} %. "
+            f"{found}{_examples(alignment)} {_fix(alignment)}"
+        )
+        raise ValueError(msg)
+    if alignment.coverage < warn_below:
+        msg = (
+            f"Model {model!r} knows few of the genes: coverage is below {100 * warn_below:g} %, so much of what it "
+            f"learnt from is missing and results may be poor. {found}{_examples(alignment)} {_fix(alignment)} "
+            "For a targeted panel this is to be expected."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=2)
+
+
+def _examples(alignment: GeneAlignment) -> str:
+    missing = alignment.fate.index[alignment.token_ids < 0][:_N_EXAMPLES]
+    if missing.empty:
+        return ""
+    return f" Not found: {', '.join(repr(name[:_LENGTH]) for name in missing)}."
+
+
+def _fix(alignment: GeneAlignment) -> str:
+    ours, theirs = alignment.species, alignment.vocabulary_species
+    column = "pass gene_symbols= with the column of var that holds gene symbols or Ensembl ids"
+    if ours and theirs and ours != theirs:
+        return f"The model was made for {theirs} genes: use one for {ours}, or if that species is wrong, {column}."
+    return f"If var has better names, {column}; otherwise use a model for the species of the data."

@@ -1,0 +1,103 @@
+"""Tables of what there is, and of what was done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from sfm._matrix import select_matrix
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from sfm.checkpoints import PretrainedCells
+    from sfm.genes import GeneVocabulary
+
+__all__ = ["backbones", "gene_fate", "tokenizers"]
+
+
+def tokenizers() -> pd.DataFrame:
+    """List the tokenizers that can be named.
+
+    Returns
+    -------
+    A data frame indexed by name: what input they require, whether they have values, and a description.
+
+    Examples
+    --------
+    >>> import sfm
+    >>> sfm.get.tokenizers().index.tolist()
+    ['bins', 'rank', 'values']
+    """
+    from sfm.tokenizers import TOKENIZERS
+
+    classes = {name: TOKENIZERS.load(name) for name in TOKENIZERS.names()}
+    rows = {
+        name: {
+            "requires": tokenizer.requires,
+            "has_values": tokenizer.has_values,
+            "description": (tokenizer.__doc__ or "").strip().splitlines()[0],
+        }
+        for name, tokenizer in classes.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("tokenizer")
+
+
+def backbones() -> pd.DataFrame:
+    """List the backbones that are tested; any other model type of transformers with `inputs_embeds` can be named too.
+
+    Returns
+    -------
+    A data frame indexed by name, with a description.
+
+    Examples
+    --------
+    >>> import sfm
+    >>> "bert" in sfm.get.backbones().index
+    True
+    """
+    from sfm.nn import BACKBONES
+
+    return pd.DataFrame({"description": BACKBONES}).rename_axis("backbone")
+
+
+def gene_fate(
+    adata: AnnData,
+    model: str | PretrainedCells | GeneVocabulary | None = None,
+    *,
+    use_raw: bool = False,
+    gene_symbols: str | None = None,
+) -> pd.DataFrame:
+    """Show what becomes of each gene of `adata` in a model's vocabulary.
+
+    Parameters
+    ----------
+    adata
+        Annotated data matrix; only its gene names are read.
+    model
+        Whatever :func:`sfm.tl.embed` takes as `model`, or a vocabulary.
+    use_raw
+        Look at the genes of `adata.raw`.
+    gene_symbols
+        Column of `adata.var` that holds gene symbols or Ensembl ids.
+
+    Returns
+    -------
+    A data frame with one row per gene, in the order of `adata.var`: the style of its name, its fate (how it was
+    matched, or why not), the gene of the vocabulary, its token id, and whether it shares the token with another gene
+    (their counts are summed).
+
+    Examples
+    --------
+    >>> import sfm
+    >>> adata = sfm.datasets.toy_cells()
+    >>> sfm.get.gene_fate(adata)["fate"].value_counts().index[0]
+    'via_symbol'
+    """
+    from sfm.checkpoints._resolve import resolve_model
+    from sfm.genes import GeneVocabulary, align_genes
+
+    vocabulary = model if isinstance(model, GeneVocabulary) else resolve_model(model).vocabulary
+    names = select_matrix(adata, use_raw=use_raw, gene_symbols=gene_symbols).names
+    return align_genes(names, vocabulary).fate

@@ -1,0 +1,7 @@
+"""Models with scvi-tools' life cycle: `setup_anndata`, `train`, `get_latent_representation`, `save`, `load`."""
+
+from __future__ import annotations
+
+from sfm.model._masked import MaskedCellModel
+
+__all__ = ["MaskedCellModel"]

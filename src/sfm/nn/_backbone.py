@@ -1,0 +1,66 @@
+"""Transformers backbones that read embeddings instead of token ids."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from transformers import AutoConfig, AutoModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+#: Model types of transformers that are tested as backbones, with what each is.
+BACKBONES: dict[str, str] = {
+    "bert": "bidirectional encoder, learned positions, post-norm (Devlin et al. 2019)",
+}
+
+
+def backbone_config(name: str = "bert", *, max_length: int = 2048, **sizes: Any) -> PreTrainedConfig:
+    """Make the configuration of a backbone for cells.
+
+    The backbone gets gene embeddings from sfm, so its own vocabulary shrinks to a single unused entry.
+
+    Parameters
+    ----------
+    name
+        A model type of transformers, for example `"bert"`.
+    max_length
+        Longest token sequence, special tokens included.
+    sizes
+        Any setting of that model type: `hidden_size`, `num_hidden_layers`, `num_attention_heads`, ... The
+        feed-forward width is four times `hidden_size` unless `intermediate_size` says otherwise.
+
+    Returns
+    -------
+    The configuration, of the class that transformers has for `name`.
+
+    Raises
+    ------
+    ValueError
+        If transformers has no such model type.
+
+    Examples
+    --------
+    >>> from sfm.nn import backbone_config
+    >>> backbone_config("bert", hidden_size=64, num_hidden_layers=2, num_attention_heads=4).intermediate_size
+    256
+    """
+    if "hidden_size" in sizes:
+        sizes.setdefault("intermediate_size", 4 * sizes["hidden_size"])
+    tokens = {"vocab_size": 1, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+    try:
+        return AutoConfig.for_model(name, **tokens, max_position_embeddings=max_length, **sizes)
+    except ValueError as error:
+        tested = ", ".join(map(repr, BACKBONES))
+        msg = f"transformers has no model type {name!r} for backbone=. Tested backbones: {tested}."
+        raise ValueError(msg) from error
+
+
+def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+    """Build a backbone with random weights, without the parts that a cell model never uses."""
+    backbone = AutoModel.from_config(config)
+    backbone.set_input_embeddings(nn.Identity())
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None
+    return backbone.train()  # new modules train, in torch; transformers makes some in evaluation mode

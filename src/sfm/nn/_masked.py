@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+from sfm.nn._heads import GenePredictionHead
+from sfm.nn._masking import IGNORED
+from sfm.nn._model import CellModel, CellPreTrainedModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from sfm.nn._config import CellConfig, Pooling
+
+
+@dataclass
+class MaskedCellOutput(ModelOutput):
+    """Output of :class:`CellForMaskedLM`.
+
+    `loss` is the mean cross-entropy in nats over hidden genes. `logits` has shape `(hidden genes, vocab_size)` in row
+    order when labels were given and the configuration says `sparse_prediction`, else `(cells, tokens, vocab_size)`.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+
+
+class CellForMaskedLM(CellPreTrainedModel):
+    """Predict hidden genes from the rest of the cell.
+
+    The output weights are the gene embedding itself, with a bias per gene.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    """
+
+    def __init__(self, config: CellConfig) -> None:
+        super().__init__(config)
+        self.cell = CellModel(config)
+        self.head = GenePredictionHead(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the gene embedding."""
+        return self.cell.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the gene embedding.
+
+        Parameters
+        ----------
+        value
+            An embedding with one row per token id.
+        """
+        self.cell.set_input_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        values: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
+    ) -> MaskedCellOutput:
+        """Predict genes; with `labels` also the loss.
+
+        Parameters
+        ----------
+        input_ids
+            Token ids, hidden genes replaced, shape `(cells, tokens)`.
+        attention_mask
+            One where a token stands, zero at padding, same shape.
+        values
+            Expression values, same shape, for models with a value embedding.
+        labels
+            True token ids at hidden genes, -100 elsewhere, same shape.
+        kwargs
+            Passed to the backbone.
+        """
+        output = self.cell(input_ids, attention_mask, values, **kwargs)
+        hidden = output.last_hidden_state
+        if labels is not None and self.config.sparse_prediction:
+            chosen = labels != IGNORED
+            hidden, labels = hidden[chosen], labels[chosen]
+        logits = self.head(hidden, self.cell.embedder.genes.weight)
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED)
+        return MaskedCellOutput(
+            loss=loss,
+            logits=logits,
+            last_hidden_state=output.last_hidden_state,
+            hidden_states=output.hidden_states,
+            attentions=output.attentions,
+        )
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        values: Tensor | None = None,
+        *,
+        pooling: Pooling | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Embed cells without running the prediction head; see :meth:`CellModel.encode`.
+
+        Parameters
+        ----------
+        input_ids
+            Token ids, shape `(cells, tokens)`.
+        attention_mask
+            One where a token stands, zero at padding, same shape.
+        values
+            Expression values, same shape, for models with a value embedding.
+        pooling
+            Another pooling than that of the configuration.
+        kwargs
+            Passed to the backbone.
+
+        Returns
+        -------
+        Cell vectors, shape `(cells, dims)`; zeros for a cell without tokens.
+        """
+        return self.cell.encode(input_ids, attention_mask, values, pooling=pooling, **kwargs)

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import warnings
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from sfm import _logging as logg
+from sfm._docs import COPY, INPUT, doc_params
+from sfm._keys import embedding_keys, token_keys
+from sfm._views import own_data
+from sfm.checkpoints._resolve import resolve_model
+from sfm.data import encode_cells
+from sfm.tl._inference import embed_tokens
+from sfm.tl._precision import Precision, choose_device, choose_precision
+from sfm.tokenizers import TokenizedCells
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from anndata import AnnData
+
+    from sfm.checkpoints import PretrainedCells
+    from sfm.nn._config import Pooling
+    from sfm.protocols import ModelProtocol
+    from sfm.tokenizers import Tokenizer
+
+
+@doc_params(input=INPUT, copy=COPY)
+def embed(  # noqa: PLR0913
+    adata: AnnData,
+    model: str | Path | PretrainedCells | ModelProtocol | None = None,
+    *,
+    tokenizer: Tokenizer | None = None,
+    tokens_key: str | None = None,
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_symbols: str | None = None,
+    pooling: Pooling | None = None,
+    batch_size: int | Literal["auto"] = "auto",
+    device: str | torch.device = "auto",
+    precision: Precision = "auto",
+    key_added: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Embed cells with a foundation model.
+
+    The vector of a cell depends on that cell and the model alone: not on the other cells, their order, the minibatch
+    size, padding, the order of the genes, or genes that the model does not know. Counts are needed; genes may be named
+    by symbol or Ensembl id, previous symbols are brought up to date, and mouse genes are mapped to human orthologs for
+    human models.
+
+    Continue with `sc.pp.neighbors(adata, use_rep="X_sfm")` and draw with :func:`scanpy.pl.umap`.
+
+    Parameters
+    ----------
+    adata
+        Annotated data matrix with raw counts.
+    model
+        `None` for the bundled `"sfm-mini"`, a name from :func:`sfm.list_models`, a directory written by
+        `save_pretrained`, a hub id (`"org/name"`), the result of :func:`sfm.load`, a trained model of `sfm.model`, or any
+        :class:`sfm.ModelProtocol` together with `tokenizer`.
+    tokenizer
+        Tokenizer for a `model` that does not bring its own.
+    tokens_key
+        Slot in `adata.obsm` with tokens from :func:`sfm.pp.tokenize` to use, instead of tokenizing now. They must have
+        been made with the vocabulary of the model.
+    {input}
+    pooling
+        How token vectors become the cell's vector, if not as the model says: `"mean"`, `"cls"`, `"last"` or `"max"`.
+    batch_size
+        Cells per minibatch; `"auto"` fills minibatches of cells of similar length up to a number of tokens.
+    device
+        Torch device; `"auto"` takes CUDA, then MPS, then the CPU.
+    precision
+        `"fp32"` (also `"auto"`) or `"bf16"`, which is faster on recent hardware and changes vectors by about 1 %.
+    key_added
+        Slot name to use instead of `"X_sfm"`.
+    {copy}
+
+    Returns
+    -------
+    Returns `None` if `copy=False`, else returns an `AnnData` object. Sets the following fields:
+
+    `adata.obsm['X_sfm' | key_added]` : :class:`numpy.ndarray` (dtype `float32`, shape `(n_obs, n_dims)`)
+        Cell embeddings, in the order of `adata.obs`. Cells without a known gene get the vector of an empty cell, and
+        are counted in a warning.
+    `adata.uns['X_sfm' | key_added]['params']` : :class:`dict`
+        Model, revision, hash of its weights, tokenizer, hash of the vocabulary, gene coverage, slot read, pooling,
+        precision, device, and versions.
+
+    Raises
+    ------
+    KeyError
+        If `layer`, `gene_symbols` or `tokens_key` names nothing.
+    ValueError
+        If the values are not raw counts, `adata` is empty, too few genes are known, or the tokens belong to another
+        vocabulary.
+
+    Examples
+    --------
+    >>> import sfm
+    >>> adata = sfm.datasets.toy_cells()
+    >>> sfm.tl.embed(adata)
+    >>> adata.obsm["X_sfm"].shape
+    (100, 128)
+    """
+    in_precision = choose_precision(precision)
+    pretrained = resolve_model(model, tokenizer=tokenizer)
+    start = logg.info(f"embedding cells ({pretrained.name})")
+    if tokens_key is None:
+        encoded = encode_cells(
+            adata,
+            pretrained.tokenizer,
+            layer=layer,
+            use_raw=use_raw,
+            gene_symbols=gene_symbols,
+            model_name=f"model {pretrained.name!r}",
+        )
+        cells, source = encoded.cells, {**encoded.params(), "tokens_key": None}
+    else:
+        cells, source = _stored_tokens(adata, tokens_key, pretrained)
+    n_empty = _report_empty(cells, pretrained)
+    vectors = embed_tokens(
+        pretrained.model,
+        cells,
+        pad_id=pretrained.vocabulary.pad_id,
+        pooling=pooling,
+        batch_size=batch_size,
+        device=device,
+        precision=in_precision,
+    )
+    _warn_if_constant(vectors)
+
+    adata = own_data(adata, copy=copy)
+    keys = embedding_keys(key_added)
+    adata.obsm[keys.obsm] = vectors
+    params = {
+        **pretrained.params(),
+        **source,
+        "layer": layer,
+        "use_raw": use_raw,
+        "pooling": pooling or getattr(getattr(pretrained.model, "config", None), "pooling", None),
+        "precision": in_precision,
+        "device": str(choose_device(device)),
+        "n_empty_cells": n_empty,
+        **{f"{name}_version": version(name) for name in ("sfm-tools", "torch", "transformers", "anndata")},
+    }
+    adata.uns[keys.uns] = {"params": params}
+    logg.info("    finished", time=start, deep=f"added\n    {keys.obsm!r}, cell embeddings (adata.obsm)")
+    return adata if copy else None
+
+
+def _stored_tokens(
+    adata: AnnData, tokens_key: str, pretrained: PretrainedCells
+) -> tuple[TokenizedCells, dict[str, Any]]:
+    keys = token_keys(tokens_key)
+    if keys.obsm not in adata.obsm:
+        msg = f"Did not find adata.obsm[{keys.obsm!r}]. Run `sfm.pp.tokenize` first, or leave tokens_key out."
+        raise KeyError(msg)
+    made_by = dict(adata.uns.get(keys.uns, {}).get("params", {}))
+    _refuse_other_tokens(made_by, pretrained, slot=f"adata.obsm[{keys.obsm!r}]")
+    cells = TokenizedCells.from_obsm(adata.obsm[keys.obsm], adata.obsm.get(keys.values))
+    own = pretrained.tokenizer.params()
+    return cells, {**{key: value for key, value in made_by.items() if key not in own}, "tokens_key": tokens_key}
+
+
+def _refuse_other_tokens(made_by: dict[str, Any], pretrained: PretrainedCells, *, slot: str) -> None:
+    """Raise unless the tokens were made as the model's own tokenizer makes them; they may be shorter."""
+    fix = f"Leave tokens_key out, or tokenize for the model: `sfm.pp.tokenize(adata, {pretrained.name!r})`."
+    own = pretrained.tokenizer.params()
+    theirs, ours = str(made_by.get("vocabulary_hash"))[:12], own["vocabulary_hash"][:12]
+    if theirs != ours:
+        msg = (
+            f"{slot} holds tokens of another vocabulary (hash {theirs!r}) than that of model {pretrained.name!r} "
+            f"(hash {ours!r}). {fix}"
+        )
+        raise ValueError(msg)
+    different = [key for key in own if key != "max_length" and made_by.get(key) != own[key]]
+    different += ["max_length"] * (made_by["max_length"] > own["max_length"])
+    if different:
+        settings = ", ".join(f"{key} is {made_by.get(key)!r}, not {own[key]!r}" for key in different)
+        msg = f"{slot} was tokenized in another way than model {pretrained.name!r} needs: {settings}. {fix}"
+        raise ValueError(msg)
+
+
+def _report_empty(cells: TokenizedCells, pretrained: PretrainedCells) -> int:
+    """Warn of cells without any gene, and return their number."""
+    special = 1 if pretrained.tokenizer.prepend_cls else 0
+    n_empty = int((cells.lengths <= special).sum())
+    if n_empty:
+        msg = (
+            f"{n_empty} of {len(cells)} cells have no count on a known gene; they all get the vector of an empty cell."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
+    return n_empty
+
+
+def _warn_if_constant(vectors: np.ndarray) -> None:
+    if len(vectors) > 1 and np.ptp(vectors, axis=0).max() < 1e-6:
+        msg = (
+            f"All {len(vectors)} cells got the same vector. Check that the counts and genes are what the model expects."
+        )
+        warnings.warn(msg, UserWarning, stacklevel=3)
