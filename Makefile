@@ -4,10 +4,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 export MPLBACKEND := Agg
-export HF_HUB_OFFLINE := 1
 
 .PHONY: demo test lint docs bench clean
 
+demo: export HF_HUB_OFFLINE := 1
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
 

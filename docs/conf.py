@@ -17,7 +17,7 @@ warnings.filterwarnings("ignore", module="sphinx_autodoc_typehints", category=De
 _info = metadata("sfm-tools")
 project = "sfm"
 author = "The sfm developers"
-copyright = f"2026, {author}"  # noqa: A001
+copyright = f"2026, {author}"
 version = release = _info["Version"]
 
 extensions = [

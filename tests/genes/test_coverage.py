@@ -10,7 +10,7 @@ VOCABULARY = GeneVocabulary(["ENSG00000198851", "ENSG00000156738", "ENSG00000010
 
 
 def check(names: list[str], vocabulary: GeneVocabulary = VOCABULARY) -> None:
-    check_coverage(align_genes(names, vocabulary), slot="adata.var_names", model="tiny")
+    check_coverage(align_genes(names, vocabulary), slot="adata.var_names", model="Model 'tiny'")
 
 
 @pytest.mark.parametrize("names", [["CD3E"], ["CD3E", "MS4A1", "CD4"], ["Cd3e"], ["ENSG00000198851.3", "nope"]])
@@ -54,9 +54,9 @@ def test_wrong_species_is_named() -> None:
 
 def test_thresholds_can_be_set() -> None:
     alignment = align_genes(["CD4"], VOCABULARY)
-    check_coverage(alignment, slot="adata.var_names", model="tiny", warn_below=0.0, error_below=0.0)
+    check_coverage(alignment, slot="adata.var_names", model="Model 'tiny'", warn_below=0.0, error_below=0.0)
     with pytest.raises(ValueError, match="below 50 %"):
-        check_coverage(alignment, slot="adata.var_names", model="tiny", error_below=0.5)
+        check_coverage(alignment, slot="adata.var_names", model="Model 'tiny'", error_below=0.5)
 
 
 def test_one_gene_of_a_whole_vocabulary_is_too_few() -> None:

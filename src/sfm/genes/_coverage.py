@@ -24,7 +24,7 @@ def check_coverage(
     slot
         Where the names are from, such as `"adata.var_names"`.
     model
-        Name of the model.
+        What to call the model in messages, such as `"Model 'sfm-mini'"`.
     warn_below
         Coverage below which to warn.
     error_below
@@ -42,19 +42,17 @@ def check_coverage(
     """
     found = f"Names in {slot} look like {alignment.describe_names()}; {alignment.describe_coverage()}."
     if alignment.n_known == 0:
-        msg = (
-            f"Model {model!r} knows none of the {len(alignment)} genes. {found}{_examples(alignment)} {_fix(alignment)}"
-        )
+        msg = f"{model} knows none of the {len(alignment)} genes. {found}{_examples(alignment)} {_fix(alignment)}"
         raise ValueError(msg)
     if alignment.coverage < error_below:
         msg = (
-            f"Model {model!r} knows too few of the genes: coverage is below {100 * error_below:g} %. "
+            f"{model} knows too few of the genes: coverage is below {100 * error_below:g} %. "
             f"{found}{_examples(alignment)} {_fix(alignment)}"
         )
         raise ValueError(msg)
     if alignment.coverage < warn_below:
         msg = (
-            f"Model {model!r} knows few of the genes: coverage is below {100 * warn_below:g} %, so much of what it "
+            f"{model} knows few of the genes: coverage is below {100 * warn_below:g} %, so much of what it "
             f"learnt from is missing and results may be poor. {found}{_examples(alignment)} {_fix(alignment)} "
             "For a targeted panel this is to be expected."
         )
@@ -65,7 +63,8 @@ def _examples(alignment: GeneAlignment) -> str:
     missing = alignment.fate.index[alignment.token_ids < 0][:_N_EXAMPLES]
     if missing.empty:
         return ""
-    return f" Not found: {', '.join(repr(name[:_LENGTH]) for name in missing)}."
+    examples = ", ".join(repr(name[:_LENGTH]) for name in missing)
+    return f" Not found: {examples} (`sfm.get.gene_fate` shows all)."
 
 
 def _fix(alignment: GeneAlignment) -> str:

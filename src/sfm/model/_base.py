@@ -168,7 +168,7 @@ class TokenModel(UnsupervisedTrainingMixin, BaseModelClass):
         else:
             args = self.registry["setup_args"]
             where = {name: args[name] for name in ("layer", "use_raw", "gene_symbols")}
-            cells = encode_cells(adata, self.tokenizer, model_name="the model", **where).cells
+            cells = encode_cells(adata, self.tokenizer, model_name=type(self).__name__, **where).cells
         if indices is not None:
             cells = cells[np.asarray(indices)]
         return embed_tokens(

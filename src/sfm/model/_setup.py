@@ -39,7 +39,7 @@ def tokens_slot(tokenizer: Tokenizer) -> str:
 
 def write_tokens(adata: AnnData, tokenizer: Tokenizer, **where: Any) -> list[fields.BaseAnnDataField]:
     """Tokenize into `obsm`, and return the fields that register the result."""
-    encoded = encode_cells(adata, tokenizer, model_name="the vocabulary", **where)
+    encoded = encode_cells(adata, tokenizer, model_name=f"The tokenizer {tokenizer.name!r}", **where)
     tokens, values = encoded.cells.to_obsm()
     slot = tokens_slot(tokenizer)
     adata.obsm[slot] = tokens

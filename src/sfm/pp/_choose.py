@@ -25,17 +25,17 @@ def choose_tokenizer(
     if isinstance(tokenizer, str) and tokenizer in TOKENIZERS.names():
         if vocabulary is None:
             vocabulary = GeneVocabulary.from_adata(adata, **where)
-        return _with_length(get_tokenizer(tokenizer)(vocabulary), max_length), "the vocabulary"
+        return _with_length(get_tokenizer(tokenizer)(vocabulary), max_length), f"The tokenizer {tokenizer!r}"
     if vocabulary is not None:
         known = ", ".join(map(repr, TOKENIZERS.names()))
         msg = f"vocabulary= goes with a tokenizer named by {known}; tokenizer={tokenizer!r} has its own vocabulary."
         raise ValueError(msg)
     if isinstance(tokenizer, Tokenizer):
-        return _with_length(tokenizer, max_length), "the tokenizer"
+        return _with_length(tokenizer, max_length), f"The tokenizer {tokenizer.name!r}"
     from sfm.checkpoints._resolve import resolve_model
 
     pretrained = resolve_model(tokenizer)
-    return _with_length(pretrained.tokenizer, max_length), f"model {pretrained.name!r}"
+    return _with_length(pretrained.tokenizer, max_length), f"Model {pretrained.name!r}"
 
 
 def _with_length(tokenizer: Tokenizer, max_length: int | None) -> Tokenizer:

@@ -117,7 +117,7 @@ def embed(  # noqa: PLR0913
             layer=layer,
             use_raw=use_raw,
             gene_symbols=gene_symbols,
-            model_name=f"model {pretrained.name!r}",
+            model_name=f"Model {pretrained.name!r}",
         )
         cells, source = encoded.cells, {**encoded.params(), "tokens_key": None}
     else:

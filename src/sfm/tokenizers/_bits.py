@@ -1,7 +1,4 @@
-"""A bitmap that sorts: set one bit for each number, then read the numbers in order.
-
-A second bitmap marks the words of the first that hold any bit, so that reading skips the empty ones.
-"""
+"""A bitmap that sorts: set one bit for each number, then read the numbers in order."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -29,7 +25,7 @@ def _lowest_bit(typing_context: Any, word: Any) -> tuple[Any, Callable[..., Any]
     """Place of the lowest bit that is set, 64 for zero."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+        return builder.cttz(arguments[0], context.get_constant(types.boolean, 0))
 
     return types.uint64(types.uint64), generate
 
@@ -44,30 +40,35 @@ def _count_bits(typing_context: Any, word: Any) -> tuple[Any, Callable[..., Any]
     return types.uint64(types.uint64), generate
 
 
-def empty_bits(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the two bitmaps for numbers below `size`."""
-    words = size // 64 + 1
-    return np.zeros(words, dtype=np.uint64), np.zeros(words // 64 + 1, dtype=np.uint64)
+def empty_bits(size: int) -> np.ndarray:
+    """Return a bitmap for numbers below `size`, in whole blocks of 64 words."""
+    return np.zeros((size // 64**2 + 1) * 64, dtype=np.uint64)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def set_bit(bits: np.ndarray, used: np.ndarray, number: int) -> None:
+def set_bit(bits: np.ndarray, number: int) -> None:
     """Put a number into the bitmap."""
     place = np.uint64(number)
-    word = place >> _SHIFT
-    bits[word] |= _ONE << (place & _LOW)
-    used[word >> _SHIFT] |= _ONE << (word & _LOW)
+    bits[place >> _SHIFT] |= _ONE << (place & _LOW)
 
 
 @numba.njit(cache=True, nogil=True)
-def read_bits(bits: np.ndarray, used: np.ndarray, numbers: np.ndarray) -> int:
+def _words_in_use(block: np.ndarray) -> int:
+    """One bit for each of 64 words that is not zero; without branches, so that it is vectorised."""
+    words = np.uint64(0)
+    for i in range(64):
+        words |= np.uint64(block[i] != 0) << np.uint64(i)
+    return words  # type: ignore[return-value]
+
+
+@numba.njit(cache=True, nogil=True)
+def read_bits(bits: np.ndarray, numbers: np.ndarray) -> int:
     """Write the numbers in order, take them out of the bitmap, and return how many there are."""
     n = np.uint64(0)
-    for block in range(used.size):
-        words = used[block]
-        used[block] = 0
+    for start in range(0, bits.size, 64):
+        words = _words_in_use(bits[start : start + 64])
         while words:
-            word = (np.uint64(block) << _SHIFT) | _lowest_bit(words)  # type: ignore[call-arg]
+            word = np.uint64(start) + _lowest_bit(words)  # type: ignore[call-arg]
             words &= words - _ONE
             pending = bits[word]
             bits[word] = 0

@@ -40,12 +40,11 @@ def is_canonical(indices: np.ndarray, indptr: np.ndarray) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)
-def rank_row(  # noqa: PLR0917
+def rank_row(
     data: np.ndarray,
     indices: np.ndarray,
     common_ranks: np.ndarray,
     bits: np.ndarray,
-    used: np.ndarray,
     others: np.ndarray,
 ) -> int:
     """Put the ranks of small whole counts into the bitmap; list the places of all other counts."""
@@ -56,7 +55,7 @@ def rank_row(  # noqa: PLR0917
         whole = np.int32(small)
         rank = common_ranks[np.uint64(indices[i]) * _WIDTH + np.uint64(whole)]
         if (whole == count) & (rank != _ABSENT):
-            set_bit(bits, used, rank)
+            set_bit(bits, rank)
         else:
             others[n_others] = i
             n_others += 1
@@ -73,7 +72,6 @@ def rank_others(  # noqa: PLR0913, PLR0917
     column_slot: np.ndarray,
     ranks: np.ndarray,
     bits: np.ndarray,
-    used: np.ndarray,
     rest_scores: np.ndarray,
     rest_counts: np.ndarray,
     rest_tokens: np.ndarray,
@@ -88,7 +86,7 @@ def rank_others(  # noqa: PLR0913, PLR0917
         if not (count > 0 and count < np.inf):
             return -1
         if count <= column_slot[column, 1] and np.int32(count) == count:
-            set_bit(bits, used, ranks[column_slot[column, 0] + np.int32(count)])
+            set_bit(bits, ranks[column_slot[column, 0] + np.int32(count)])
             continue
         rest_scores[n_rest] = -(np.float64(count) / column_divisor[column])
         rest_counts[n_rest] = count
@@ -152,7 +150,6 @@ def rank_rows(  # noqa: PLR0913, PLR0917
     table_counts: np.ndarray,
     table_scores: np.ndarray,
     bits: np.ndarray,
-    used: np.ndarray,
     keys: np.ndarray,
     others: np.ndarray,
     rest_scores: np.ndarray,
@@ -174,7 +171,7 @@ def rank_rows(  # noqa: PLR0913, PLR0917
     for row in range(indptr.size - 1):
         row_data = data[indptr[row] : indptr[row + 1]]
         row_indices = indices[indptr[row] : indptr[row + 1]]
-        n_others = rank_row(row_data, row_indices, common_ranks, bits, used, others)
+        n_others = rank_row(row_data, row_indices, common_ranks, bits, others)
         n_rest = rank_others(
             row_data,
             row_indices,
@@ -184,12 +181,11 @@ def rank_rows(  # noqa: PLR0913, PLR0917
             column_slot,
             ranks,
             bits,
-            used,
             rest_scores,
             rest_counts,
             rest_tokens,
         )
-        n_keys = read_bits(bits, used, keys)
+        n_keys = read_bits(bits, keys)
         if n_rest < 0:
             return False
         if first_token >= 0:

@@ -82,7 +82,7 @@ class _Scratch:
     """Working memory of the kernel for one row at a time."""
 
     def __init__(self, n_pairs: int, row_nnz: int) -> None:
-        self.bits, self.used = empty_bits(n_pairs)
+        self.bits = empty_bits(n_pairs)
         self.keys = np.empty(row_nnz + SLACK, dtype=np.uint32)
         self.others = np.empty(row_nnz, dtype=np.int32)
         self.rest_scores = np.empty(row_nnz)
@@ -183,7 +183,6 @@ class _Ranking:
             table.counts,
             table.scores,
             scratch.bits,
-            scratch.used,
             scratch.keys,
             scratch.others,
             scratch.rest_scores,

@@ -30,13 +30,25 @@ class Rows:
 
     def summed(self, column_place: np.ndarray, n_places: int) -> Rows:
         """Return the rows with columns replaced by the places of their genes, sorted, equal ones summed."""
-        row = np.repeat(np.arange(self.n_rows), np.diff(self.indptr))
-        place = column_place[self.indices]
+        place = column_place[self.indices].astype(np.int64)
         known = place >= 0
         counts = self.data[known].astype(np.float64)
         refuse_not_counts(counts)
-        matrix = sparse.csr_matrix((counts, (row[known], place[known])), shape=(self.n_rows, n_places))
-        return Rows(matrix.data, matrix.indices, matrix.indptr.astype(np.int64))
+        row = np.repeat(np.arange(self.n_rows), np.diff(self.indptr))
+        keys = row[known] * n_places + place[known]
+        order = _summing_order(keys, counts)
+        keys, counts = keys[order], counts[order]
+        starts = np.flatnonzero(np.diff(keys, prepend=-1))
+        sums = np.add.reduceat(counts, starts) if starts.size else counts
+        ends = np.searchsorted(keys[starts], np.arange(self.n_rows + 1) * n_places)
+        return Rows(sums, (keys[starts] % max(n_places, 1)).astype(np.int32), ends.astype(np.int64))
+
+
+def _summing_order(keys: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Sort by key; fractions also by size, as the rounding of their sum depends on the order."""
+    if np.array_equal(counts, np.floor(counts)):
+        return np.argsort(keys, kind="stable")
+    return np.lexsort((counts, keys))
 
 
 class CountRows:
@@ -100,8 +112,8 @@ class CountRows:
     def _end_of_run(self, first: int) -> int:
         if not self.is_sparse:
             return min(first + max(_DENSE_RUN // max(self.counts.shape[1], 1), 1), self.n_rows)
-        last = int(np.searchsorted(self.indptr, self.indptr[first] + _RUN, side="right")) - 1
-        return int(min(max(last, first + 1), self.n_rows))
+        last = np.searchsorted(self.indptr, self.indptr[first] + _RUN, side="right") - 1
+        return min(max(int(last), first + 1), self.n_rows)
 
     def rows(self, rows: slice) -> Rows:
         """Return a slice of rows."""

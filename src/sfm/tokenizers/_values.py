@@ -30,8 +30,8 @@ class ValueTokenizer(Tokenizer):
     >>> vocabulary = sfm.GeneVocabulary(["CD3E", "MS4A1", "ACTB"])
     >>> tokenizer = sfm.tokenizers.ValueTokenizer(vocabulary)
     >>> cells = tokenizer(np.array([[1.0, 0.0, 3.0]]), vocabulary.token_ids)
-    >>> cells.values.round(2).tolist()
-    [0.0, 8.92, 7.82]
+    >>> cells.values.round(2)
+    array([0.  , 8.92, 7.82], dtype=float32)
     """
 
     name: ClassVar[str] = "values"

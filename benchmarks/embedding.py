@@ -1,0 +1,161 @@
+"""Embedding throughput and memory of `sfm.tl.embed` against padded BertForMaskedLM on the same weights.
+
+    taskset -c 0 env OMP_NUM_THREADS=1 python benchmarks/embedding.py --cells 64 --h5ad pbmc3k.h5ad
+
+The rival is what Geneformer users run today: transformers' `BertForMaskedLM` with SDPA attention, cells sorted by length
+and padded to the longest of the minibatch, mean of the last hidden states. Each variant runs in its own process;
+ratios are of one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+SHAPES = {
+    "tiny": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512},
+    "10M": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 512},
+}
+VOCAB, MAX_LENGTH = 25_426, 2048
+
+
+def simulated_cells(n_cells: int, median_genes: float, seed: int = 0) -> list[np.ndarray]:
+    """Token ids of cells with lognormal lengths."""
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.lognormal(np.log(median_genes), 0.45, n_cells), 50, MAX_LENGTH).astype(int)
+    return [rng.choice(VOCAB - 4, length, replace=False).astype(np.int32) + 4 for length in lengths]
+
+
+def real_cells(path: str, n_cells: int) -> list[np.ndarray]:
+    """Rank tokens of the first cells of a file."""
+    import anndata as ad
+
+    import sfm
+
+    adata = ad.read_h5ad(path)[:n_cells].copy()
+    sfm.pp.tokenize(adata, "rank", max_length=MAX_LENGTH)
+    tokens = adata.obsm["tokens"]
+    return [row % (VOCAB - 4) + 4 for row in np.split(tokens.data, tokens.indptr[1:-1])]
+
+
+def make_model(shape: str):
+    """One set of random weights, as a cell model."""
+    import torch
+
+    from sfm.nn import CellConfig, CellForMaskedLM, backbone_config
+
+    torch.manual_seed(0)
+    sizes = backbone_config("bert", max_length=MAX_LENGTH, hidden_act="relu", **SHAPES[shape])
+    config = CellConfig(vocab_size=VOCAB, backbone_config=sizes, special_token_ids=[0, 1, 2, 3])
+    return CellForMaskedLM(config).eval()
+
+
+def as_bert(model):
+    """The same weights as transformers' own BertForMaskedLM."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    settings = model.config.backbone_config.to_dict() | {"vocab_size": VOCAB}
+    bert = BertForMaskedLM(BertConfig(**settings)).eval()
+    weights = model.cell.backbone.state_dict()
+    bert.bert.load_state_dict(weights, strict=False)
+    bert.bert.embeddings.word_embeddings.weight.data.copy_(model.cell.embedder.genes.weight.data)
+    return bert
+
+
+def run_rival(shape: str, cells: list[np.ndarray], batch_size: int) -> tuple[np.ndarray, float]:
+    """Length-sorted, padded minibatches through BertForMaskedLM."""
+    import torch
+
+    bert = as_bert(make_model(shape))
+    order = np.argsort([-len(cell) for cell in cells])
+    result = np.zeros((len(cells), SHAPES[shape]["hidden_size"]), dtype=np.float32)
+    start = time.process_time()
+    with torch.inference_mode():
+        for i in range(0, len(order), batch_size):
+            rows = order[i : i + batch_size]
+            longest = max(len(cells[row]) for row in rows)
+            ids, mask = torch.zeros(2, len(rows), longest, dtype=torch.long)
+            for j, row in enumerate(rows):
+                ids[j, : len(cells[row])] = torch.from_numpy(cells[row].astype(np.int64))
+                mask[j, : len(cells[row])] = 1
+            hidden = bert(ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1]
+            result[rows] = ((hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)).numpy()
+    return result, time.process_time() - start
+
+
+def run_sfm(shape: str, cells: list[np.ndarray], batch_size: int) -> tuple[np.ndarray, float]:
+    """The loop of tl.embed."""
+    from sfm.tl._inference import embed_tokens
+    from sfm.tokenizers import TokenizedCells
+
+    model = make_model(shape)
+    indptr = np.concatenate([[0], np.cumsum([len(cell) for cell in cells])])
+    tokens = TokenizedCells(np.concatenate(cells), indptr, max_length=MAX_LENGTH)
+    start = time.process_time()
+    result = embed_tokens(model, tokens, pad_id=0, device="cpu")
+    return result, time.process_time() - start
+
+
+def child(args: argparse.Namespace) -> None:
+    """Run one variant and report its time and memory."""
+    import torch
+
+    torch.set_num_threads(1)
+    cells = real_cells(args.h5ad, args.cells) if args.h5ad else simulated_cells(args.cells, args.genes)
+    run = {"rival": run_rival, "sfm": run_sfm}[args.variant]
+    run(args.shape, cells[:2], 2)  # imports, first allocations
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    vectors, seconds = run(args.shape, cells, args.batch_size)
+    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    np.save(args.vectors, vectors)
+    print(json.dumps({"seconds": seconds, "extra_mb": extra, "tokens": int(sum(map(len, cells)))}))
+
+
+def measure(args: argparse.Namespace, variant: str, vectors: Path) -> dict[str, float]:
+    """Run a variant in a process of its own."""
+    command = [sys.executable, __file__, "--variant", variant, "--vectors", str(vectors)]
+    command += [f"--{name}={getattr(args, name)}" for name in ("cells", "genes", "shape")]
+    command += ["--batch-size", str(args.batch_size)] + (["--h5ad", args.h5ad] if args.h5ad else [])
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def main() -> None:
+    """Compare the variants."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", type=int, default=64)
+    parser.add_argument("--genes", type=float, default=1627, help="median genes per cell of the simulation")
+    parser.add_argument("--h5ad", help="real cells instead of simulated ones")
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--batch-size", type=int, default=8, help="cells per minibatch of the rival")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--variant", choices=["rival", "sfm"], help=argparse.SUPPRESS)
+    parser.add_argument("--vectors", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.variant:
+        child(args)
+        return
+    with TemporaryDirectory() as folder:
+        files = {name: Path(folder) / f"{name}.npy" for name in ("rival", "sfm")}
+        results = {name: [measure(args, name, file) for _ in range(args.repeats)] for name, file in files.items()}
+        difference = np.abs(np.load(files["rival"]) - np.load(files["sfm"])).max()
+    rates = {name: args.cells / median(run["seconds"] for run in runs) for name, runs in results.items()}
+    extra = {name: median(run["extra_mb"] for run in runs) for name, runs in results.items()}
+    print(f"{args.shape}, {args.cells} cells, {results['sfm'][0]['tokens'] / args.cells:.0f} tokens per cell, one core")
+    for name in rates:
+        print(f"{name:>6}: {rates[name]:7.2f} cells per CPU second, {extra[name]:7.0f} MB extra")
+    print(f"ratio {rates['sfm'] / rates['rival']:.1f}, largest difference of a vector {difference:.1e}")
+
+
+if __name__ == "__main__":
+    main()
