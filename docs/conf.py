@@ -74,7 +74,6 @@ intersphinx_mapping = (
 
 html_theme = "sphinx_book_theme"
 html_title = "sfm"
-html_static_path = ["_static"]
 html_theme_options = {
     "path_to_docs": "docs",
     "repository_url": "https://github.com/sfm-tools/sfm-tools",

@@ -103,43 +103,42 @@ def check_input_state(
 
 def _remedy(adata: AnnData, matrix: CountMatrix, state: InputState) -> str:
     """Name the call that gets counts to the function: another slot, rounding, or restoring them."""
-    others = [(slot, options) for slot, options in _slots(adata) if slot != matrix.slot]
-    kinds = [_probe(adata, options) for _, options in others]
+    others = [(slot, options) for slot, options in slots(adata) if slot != matrix.slot]
+    kinds = [probe(adata, options) for _, options in others]
     for (slot, options), kind in zip(others, kinds, strict=True):
         if kind == "counts":
-            return f"{slot} holds counts: pass {_arguments(options) or 'neither layer= nor use_raw='}."
+            return f"{slot} holds counts: pass {arguments(options) or 'neither layer= nor use_raw='}."
     if state.kind == "almost_counts":
         return (
             "If they are counts up to rounding, store whole numbers: `adata.layers['counts'] = adata.X.copy()`, "
             "`adata.layers['counts'].data = adata.layers['counts'].data.round()`, and pass layer='counts' "
             "(a dense matrix: `np.rint(adata.X)`)."
         )
-    own = [(slot, options) for slot, options in _slots(adata) if slot == matrix.slot]
+    own = [(slot, options) for slot, options in slots(adata) if slot == matrix.slot]
     candidates = own if state.kind in ("normalized", "log1p") else []
     candidates += [other for other, kind in zip(others, kinds, strict=True) if kind in ("normalized", "log1p")]
     if candidates:
         slot, options = candidates[0]
-        arguments = "".join(f", {argument}" for argument in [_arguments(options)] if argument)
-        call = f"sfm.pp.recover_counts(adata{arguments})"
+        call = f"sfm.pp.recover_counts({', '.join(filter(None, ['adata', arguments(options)]))})"
         return (
             f"No slot holds counts, but `{call}` restores them from {slot} into layers['counts']: pass layer='counts'."
         )
     return "No slot of this AnnData holds counts: read the data again from before it was changed."
 
 
-def _slots(adata: AnnData) -> list[tuple[str, dict[str, str | bool]]]:
+def slots(adata: AnnData) -> list[tuple[str, dict[str, str | bool]]]:
     """Name every matrix of `adata`, with the options that select it."""
-    slots: list[tuple[str, dict[str, str | bool]]] = [("adata.X", {})] if adata.X is not None else []
-    slots += [(f"adata.layers[{name!r}]", {"layer": name}) for name in adata.layers]
-    slots += [("adata.raw.X", {"use_raw": True})] if adata.raw is not None else []
-    return slots
+    found: list[tuple[str, dict[str, str | bool]]] = [("adata.X", {})] if adata.X is not None else []
+    found += [(f"adata.layers[{name!r}]", {"layer": name}) for name in adata.layers]
+    found += [("adata.raw.X", {"use_raw": True})] if adata.raw is not None else []
+    return found
 
 
-def _arguments(options: dict[str, str | bool]) -> str:
+def arguments(options: dict[str, str | bool]) -> str:
     return ", ".join(f"{name}={value!r}" for name, value in options.items())
 
 
-def _probe(adata: AnnData, options: dict[str, str | bool]) -> StateKind | None:
+def probe(adata: AnnData, options: dict[str, str | bool]) -> StateKind | None:
     """State of the first rows of a slot, None where it cannot be read."""
     try:
         return input_state(select_matrix(adata, **options).head(_PROBE_ROWS)).kind  # type: ignore[arg-type]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
+
+from sfm._warn import warn
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -14,6 +15,6 @@ def own_data(adata: AnnData, *, copy: bool) -> AnnData:
     if copy:
         return adata.copy()
     if adata.is_view:
-        warnings.warn("Received a view of an AnnData. Making a copy.", UserWarning, stacklevel=3)
+        warn("Received a view of an AnnData. Making a copy.")
         adata._init_as_actual(adata.copy())
     return adata

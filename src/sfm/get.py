@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from sfm._matrix import select_matrix
+from sfm._state import arguments, probe, slots
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from sfm.checkpoints import PretrainedCells
     from sfm.genes import GeneVocabulary
 
-__all__ = ["backbones", "gene_fate", "tokenizers"]
+__all__ = ["backbones", "gene_fate", "input_states", "tokenizers"]
 
 
 def tokenizers() -> pd.DataFrame:
@@ -60,6 +61,33 @@ def backbones() -> pd.DataFrame:
     from sfm.nn import BACKBONES
 
     return pd.DataFrame({"description": BACKBONES}).rename_axis("backbone")
+
+
+def input_states(adata: AnnData) -> pd.DataFrame:
+    """Show what kind of values each matrix of `adata` holds, judged by its first rows.
+
+    Parameters
+    ----------
+    adata
+        Annotated data matrix.
+
+    Returns
+    -------
+    A data frame indexed by slot: its state (`"counts"`, `"almost_counts"`, `"normalized"`, `"log1p"`, `"scaled"`,
+    `"negative"`, `"not_finite"`, or `None` where it cannot be read), and the arguments that make sfm read it.
+
+    Examples
+    --------
+    >>> import scanpy as sc
+    >>> import sfm
+    >>> sfm.get.input_states(sc.datasets.pbmc68k_reduced())
+                  state     arguments
+    slot
+    adata.X      scaled
+    adata.raw.X   log1p  use_raw=True
+    """
+    rows = [(slot, probe(adata, options), arguments(options)) for slot, options in slots(adata)]
+    return pd.DataFrame(rows, columns=["slot", "state", "arguments"]).set_index("slot")
 
 
 def gene_fate(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from sfm._matrix import CountMatrix
+    from sfm._state import StateKind
     from sfm.genes import GeneAlignment
     from sfm.tokenizers import Tokenizer
 
@@ -28,12 +29,13 @@ class EncodedCells:
 
     cells: TokenizedCells
     alignment: GeneAlignment
+    state: StateKind
     slot: str
     names_slot: str
 
     def params(self) -> dict[str, Any]:
         """Provenance for `uns`."""
-        return {"slot": self.slot, "gene_names": self.names_slot, **self.alignment.params()}
+        return {"slot": self.slot, "input_state": self.state, "gene_names": self.names_slot, **self.alignment.params()}
 
 
 def encode_cells(
@@ -78,12 +80,12 @@ def encode_cells(
     alignment = align_genes(matrix.names, tokenizer.vocabulary)
     # Without expected expression in the vocabulary, coverage is judged by the counts, which are seen chunk by chunk.
     needs_totals = alignment.n_known > 0 and tokenizer.vocabulary.expression is None
-    if not needs_totals:
-        _gate_coverage(alignment, matrix, model_name)
     totals = np.zeros(matrix.shape[1]) if needs_totals else None
     parts = []
-    for _, counts in matrix.chunks():
+    for rows, counts in matrix.chunks():
         check_input_state(adata, matrix, counts, requires=tokenizer.requires)
+        if rows.start == 0 and totals is None:
+            _gate_coverage(alignment, matrix, model_name)
         parts.append(tokenizer(counts, alignment.token_ids))
         if totals is not None:
             totals += _gene_totals(counts)
@@ -91,7 +93,7 @@ def encode_cells(
         alignment = align_genes(matrix.names, tokenizer.vocabulary, totals=totals)
         _gate_coverage(alignment, matrix, model_name)
     cells = TokenizedCells.concatenate(parts)
-    return EncodedCells(cells, alignment, slot=matrix.slot, names_slot=matrix.names_slot)
+    return EncodedCells(cells, alignment, state=tokenizer.requires, slot=matrix.slot, names_slot=matrix.names_slot)
 
 
 def _gene_totals(counts: sparse.csr_matrix) -> np.ndarray:

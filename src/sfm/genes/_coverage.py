@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
+
+from sfm._warn import warn
 
 if TYPE_CHECKING:
     from sfm.genes._alignment import GeneAlignment
@@ -56,7 +57,7 @@ def check_coverage(
             f"learnt from is missing and results may be poor. {found}{_examples(alignment)} {_fix(alignment)} "
             "For a targeted panel this is to be expected."
         )
-        warnings.warn(msg, UserWarning, stacklevel=2)
+        warn(msg)
 
 
 def _examples(alignment: GeneAlignment) -> str:

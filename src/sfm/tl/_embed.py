@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import warnings
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +9,7 @@ from sfm import _logging as logg
 from sfm._docs import COPY, INPUT, doc_params
 from sfm._keys import embedding_keys, token_keys
 from sfm._views import own_data
+from sfm._warn import warn
 from sfm.checkpoints._resolve import resolve_model
 from sfm.data import encode_cells
 from sfm.tl._inference import embed_tokens
@@ -194,7 +194,7 @@ def _report_empty(cells: TokenizedCells, pretrained: PretrainedCells) -> int:
         msg = (
             f"{n_empty} of {len(cells)} cells have no count on a known gene; they all get the vector of an empty cell."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
     return n_empty
 
 
@@ -203,4 +203,4 @@ def _warn_if_constant(vectors: np.ndarray) -> None:
         msg = (
             f"All {len(vectors)} cells got the same vector. Check that the counts and genes are what the model expects."
         )
-        warnings.warn(msg, UserWarning, stacklevel=3)
+        warn(msg)
