@@ -17,4 +17,4 @@ def warn(msg: str, category: type[Warning] = UserWarning) -> None:
     frame, depth = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, depth = frame.f_back, depth + 1
-    warnings.warn(msg, category, stacklevel=depth - 1)
+    warnings.warn(msg, category, stacklevel=depth)
