@@ -25,6 +25,14 @@ COPY = """\
 copy
     Work on a copy of `adata` and return it, instead of writing into `adata`."""
 
+MINIBATCH = """\
+input_ids
+    Token ids, shape `(cells, tokens)`.
+attention_mask
+    One where a token stands, zero at padding, same shape.
+values
+    Expression values, same shape, for models with a value embedding."""
+
 INPUT = f"{LAYER}\n{USE_RAW}\n{GENE_SYMBOLS}"
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sfm._docs import INPUT, doc_params
 from sfm._matrix import select_matrix
 from sfm._settings import settings
 from sfm._state import check_input_state
@@ -38,6 +39,7 @@ class EncodedCells:
         return {"slot": self.slot, "input_state": self.state, "gene_names": self.names_slot, **self.alignment.params()}
 
 
+@doc_params(input=INPUT)
 def encode_cells(
     adata: AnnData,
     tokenizer: Tokenizer,
@@ -55,12 +57,7 @@ def encode_cells(
         Annotated data matrix with raw counts.
     tokenizer
         The tokenizer, with its vocabulary.
-    layer
-        Layer of counts to read instead of `adata.X`.
-    use_raw
-        Read `adata.raw` instead of `adata.X`.
-    gene_symbols
-        Column of `adata.var` that holds gene symbols or Ensembl ids.
+    {input}
     model_name
         What messages call the owner of the vocabulary.
 

@@ -12,6 +12,7 @@ import rich.pretty  # noqa: F401
 from scvi.data import AnnDataManager
 from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
 
+from sfm._docs import INPUT, doc_params
 from sfm.checkpoints import PretrainedCells
 from sfm.checkpoints._resolve import resolve_model
 from sfm.checkpoints._weights import load_weights
@@ -40,6 +41,7 @@ class TokenModel(UnsupervisedTrainingMixin, BaseModelClass):
     _training_plan_cls = CellTrainingPlan
 
     @classmethod
+    @doc_params(input=INPUT)
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -64,12 +66,7 @@ class TokenModel(UnsupervisedTrainingMixin, BaseModelClass):
         ----------
         adata
             Annotated data matrix with raw counts.
-        layer
-            Layer of counts to read instead of `adata.X`.
-        use_raw
-            Read `adata.raw` instead of `adata.X`.
-        gene_symbols
-            Column of `adata.var` that holds gene symbols or Ensembl ids.
+        {input}
         tokenizer
             As in :func:`sfm.pp.tokenize`.
         vocabulary

@@ -14,6 +14,7 @@ from sfm.nn._masked import CellForMaskedLM, MaskedCellOutput
 from sfm.nn._masking import HIDDEN_VALUE, mask_tokens
 from sfm.nn._model import CellModel, CellModelOutput, CellPreTrainedModel
 from sfm.nn._pooling import pool
+from sfm.nn._with_head import CellModelWithHead
 
 __all__ = [
     "BACKBONES",
@@ -23,6 +24,7 @@ __all__ = [
     "CellForMaskedLM",
     "CellModel",
     "CellModelOutput",
+    "CellModelWithHead",
     "CellPreTrainedModel",
     "MaskedCellOutput",
     "backbone_config",

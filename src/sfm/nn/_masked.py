@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
+from sfm._docs import MINIBATCH, doc_params
 from sfm.nn._heads import GenePredictionHead
 from sfm.nn._masking import IGNORED
-from sfm.nn._model import CellModel, CellPreTrainedModel
+from sfm.nn._with_head import CellModelWithHead
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from sfm.nn._config import CellConfig, Pooling
+    from sfm.nn._config import CellConfig
 
 
 @dataclass
@@ -31,7 +32,7 @@ class MaskedCellOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
-class CellForMaskedLM(CellPreTrainedModel):
+class CellForMaskedLM(CellModelWithHead):
     """Predict hidden genes from the rest of the cell.
 
     The output weights are the gene embedding itself, with a bias per gene.
@@ -44,24 +45,10 @@ class CellForMaskedLM(CellPreTrainedModel):
 
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)
-        self.cell = CellModel(config)
         self.head = GenePredictionHead(config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the gene embedding."""
-        return self.cell.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the gene embedding.
-
-        Parameters
-        ----------
-        value
-            An embedding with one row per token id.
-        """
-        self.cell.set_input_embeddings(value)
-
+    @doc_params(minibatch=MINIBATCH)
     def forward(
         self,
         input_ids: Tensor,
@@ -74,12 +61,7 @@ class CellForMaskedLM(CellPreTrainedModel):
 
         Parameters
         ----------
-        input_ids
-            Token ids, hidden genes replaced, shape `(cells, tokens)`.
-        attention_mask
-            One where a token stands, zero at padding, same shape.
-        values
-            Expression values, same shape, for models with a value embedding.
+        {minibatch}
         labels
             True token ids at hidden genes, -100 elsewhere, same shape.
         kwargs
@@ -101,33 +83,3 @@ class CellForMaskedLM(CellPreTrainedModel):
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
-
-    def encode(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        values: Tensor | None = None,
-        *,
-        pooling: Pooling | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        """Embed cells without running the prediction head; see :meth:`CellModel.encode`.
-
-        Parameters
-        ----------
-        input_ids
-            Token ids, shape `(cells, tokens)`.
-        attention_mask
-            One where a token stands, zero at padding, same shape.
-        values
-            Expression values, same shape, for models with a value embedding.
-        pooling
-            Another pooling than that of the configuration.
-        kwargs
-            Passed to the backbone.
-
-        Returns
-        -------
-        Cell vectors, shape `(cells, dims)`; zeros for a cell without tokens.
-        """
-        return self.cell.encode(input_ids, attention_mask, values, pooling=pooling, **kwargs)

@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from sfm._docs import MINIBATCH, doc_params
 from sfm.nn._backbone import build_backbone
 from sfm.nn._config import CellConfig
 from sfm.nn._embedder import CellEmbedder
@@ -85,6 +86,7 @@ class CellModel(CellPreTrainedModel):
         """
         self.embedder.genes = value  # type: ignore[assignment]
 
+    @doc_params(minibatch=MINIBATCH)
     def forward(
         self,
         input_ids: Tensor,
@@ -97,12 +99,7 @@ class CellModel(CellPreTrainedModel):
 
         Parameters
         ----------
-        input_ids
-            Token ids, shape `(cells, tokens)`.
-        attention_mask
-            One where a token stands, zero at padding, same shape.
-        values
-            Expression values, same shape, for models with a value embedding.
+        {minibatch}
         labels
             Unused here; the models with an objective read it.
         kwargs
@@ -119,6 +116,7 @@ class CellModel(CellPreTrainedModel):
             attentions=output.get("attentions"),
         )
 
+    @doc_params(minibatch=MINIBATCH)
     def encode(
         self,
         input_ids: Tensor,
@@ -132,12 +130,7 @@ class CellModel(CellPreTrainedModel):
 
         Parameters
         ----------
-        input_ids
-            Token ids, shape `(cells, tokens)`.
-        attention_mask
-            One where a token stands, zero at padding, same shape.
-        values
-            Expression values, same shape, for models with a value embedding.
+        {minibatch}
         pooling
             Another pooling than that of the configuration.
         kwargs
