@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -109,7 +109,7 @@ def toy_model(
 
     vocabulary = GeneVocabulary.load(bundled_path(DEFAULT_MODEL) / VOCABULARY)
     chosen = get_tokenizer(tokenizer)(vocabulary, max_length=max_length)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = CellConfig.for_tokenizer(chosen, backbone_config(backbone, max_length=max_length, **sizes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

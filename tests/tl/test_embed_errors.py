@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
+import mudata
 import numpy as np
 import pytest
 import scanpy as sc
@@ -112,3 +114,12 @@ def test_low_coverage_warns() -> None:
     n_genes = int(np.searchsorted(share, 0.3))
     with pytest.warns(UserWarning, match="%"):
         sfm.tl.embed(adata[:, :n_genes].copy(), toy_model())
+
+
+def test_mudata_is_told_to_pass_a_modality() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of mudata, about its next defaults
+        mdata = mudata.MuData({"rna": toy_cells(10)})
+    for function in (sfm.tl.embed, sfm.pp.tokenize):
+        with pytest.raises(TypeError, match=r"adata is a MuData, not an AnnData. Pass one modality.*mdata\['rna'\]"):
+            function(mdata, toy_model())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from anndata import AnnData
 
 from sfm._docs import INPUT, doc_params
 from sfm._matrix import select_matrix
@@ -15,7 +16,6 @@ from sfm.genes import align_genes, check_coverage
 from sfm.tokenizers import TokenizedCells
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from scipy import sparse
 
     from sfm._matrix import CountMatrix
@@ -67,11 +67,14 @@ def encode_cells(
 
     Raises
     ------
+    TypeError
+        If `adata` is no AnnData.
     KeyError
         If `layer` or `gene_symbols` names nothing.
     ValueError
         If `adata` is empty, the values are not what the tokenizer requires, or too few genes are known.
     """
+    refuse_other_types(adata)
     _refuse_empty(adata)
     matrix = select_matrix(adata, layer=layer, use_raw=use_raw, gene_symbols=gene_symbols)
     alignment = align_genes(matrix.names, tokenizer.vocabulary)
@@ -105,6 +108,15 @@ def _gate_coverage(alignment: GeneAlignment, matrix: CountMatrix, model_name: st
         warn_below=settings.warn_gene_coverage,
         error_below=settings.min_gene_coverage,
     )
+
+
+def refuse_other_types(adata: object) -> None:
+    """Raise unless `adata` is an AnnData."""
+    if isinstance(adata, AnnData):
+        return
+    hint = " Pass one modality, for example `mdata['rna']`." if type(adata).__name__ == "MuData" else ""
+    msg = f"adata is a {type(adata).__name__}, not an AnnData.{hint}"
+    raise TypeError(msg)
 
 
 def _refuse_empty(adata: AnnData) -> None:

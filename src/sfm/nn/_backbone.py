@@ -12,11 +12,19 @@ if TYPE_CHECKING:
 
 #: Model types of transformers that are tested as backbones, with what each is.
 BACKBONES: dict[str, str] = {
-    "bert": "bidirectional encoder, learned positions, post-norm (Devlin et al. 2019)",
+    "apertus": "xIELU, QK-norm and grouped-query attention (Swiss AI 2025)",
+    "bert": "learned positions, post-norm (Devlin et al. 2019)",
+    "llama": "RoPE, RMSNorm, SwiGLU and grouped-query attention (Touvron et al. 2023)",
+    "modernbert": "RoPE, GeGLU, alternating local and global attention (Warner et al. 2024)",
+    "phi3": "RoPE, RMSNorm, SwiGLU, fused projections (Abdin et al. 2024)",
+    "qwen3": "as llama, with QK-norm (Yang et al. 2025)",
+    "seed_oss": "as llama, with attention biases (ByteDance Seed 2025)",
 }
 
 
-def backbone_config(name: str = "bert", *, max_length: int = 2048, **sizes: Any) -> PreTrainedConfig:
+def backbone_config(
+    name: str = "bert", *, max_length: int = 2048, is_causal: bool = False, **sizes: Any
+) -> PreTrainedConfig:
     """Make the configuration of a backbone for cells.
 
     The backbone gets gene embeddings from sfm, so its own vocabulary shrinks to a single unused entry.
@@ -27,6 +35,9 @@ def backbone_config(name: str = "bert", *, max_length: int = 2048, **sizes: Any)
         A model type of transformers, for example `"bert"`.
     max_length
         Longest token sequence, special tokens included.
+    is_causal
+        Let each token see only those before it. By default all tokens see each other, in every model type: the genes of
+        a cell are a set, and masked training needs both sides.
     sizes
         Any setting of that model type: `hidden_size`, `num_hidden_layers`, `num_attention_heads`, ... The
         feed-forward width is four times `hidden_size` unless `intermediate_size` says otherwise.
@@ -48,9 +59,10 @@ def backbone_config(name: str = "bert", *, max_length: int = 2048, **sizes: Any)
     """
     if "hidden_size" in sizes:
         sizes.setdefault("intermediate_size", 4 * sizes["hidden_size"])
-    tokens = {"vocab_size": 1, "pad_token_id": 0, "bos_token_id": None, "eos_token_id": None}
+    unused = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+    tokens = {"vocab_size": 1, "pad_token_id": 0, **dict.fromkeys(unused)}
     try:
-        return AutoConfig.for_model(name, **tokens, max_position_embeddings=max_length, **sizes)
+        return AutoConfig.for_model(name, **tokens, is_causal=is_causal, max_position_embeddings=max_length, **sizes)
     except ValueError as error:
         tested = ", ".join(map(repr, BACKBONES))
         msg = f"transformers has no model type {name!r} for backbone=. Tested backbones: {tested}."
