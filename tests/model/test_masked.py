@@ -134,6 +134,26 @@ def test_early_stopping(model: MaskedCellModel) -> None:
     assert len(model.history["elbo_validation"]) < 6
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"train_size": 1.0}, id="no validation cells"),
+        pytest.param({"precision": "bf16-mixed"}, id="bf16"),
+        pytest.param({"accumulate_grad_batches": 2}, id="accumulation"),
+        pytest.param({"max_epochs": -1, "max_steps": 3}, id="steps"),
+        pytest.param({"batch_size": None}, id="scvi's minibatch size"),
+    ],
+)
+def test_options_of_the_trainer(options: dict[str, object]) -> None:
+    adata = toy_cells(60)
+    MaskedCellModel.setup_anndata(adata, max_length=64)
+    model = MaskedCellModel(adata, **SIZES)
+    model.train(**{"max_epochs": 1, **options}, **TRAIN)
+    assert np.isfinite(model.history["train_loss"].to_numpy(dtype=float)).all()
+    assert ("validation_loss" in model.history) == (options.get("train_size") != 1.0)
+    assert np.isfinite(model.get_latent_representation()).all()
+
+
 def test_warm_up_and_cosine() -> None:
     from sfm.train._plan import _warmup_cosine
 

@@ -128,7 +128,8 @@ class TokenModel(UnsupervisedTrainingMixin, BaseModelClass):
         splitter = {"pad_id": self.vocabulary.pad_id, **(kwargs.pop("datasplitter_kwargs", None) or {})}
         kwargs.setdefault("gradient_clip_val", 1.0)
         kwargs.setdefault("log_every_n_steps", 1)
-        kwargs.setdefault("check_val_every_n_epoch", 1)
+        if (kwargs.get("train_size") or 0) < 1 and kwargs.get("validation_size") != 0:
+            kwargs.setdefault("check_val_every_n_epoch", 1)
         self.module.train()  # a loaded model is in evaluation mode
         if self.history_ is None:
             self.is_trained_ = False  # pretrained elsewhere: scvi-tools would look for a history to extend

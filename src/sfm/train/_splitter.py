@@ -57,11 +57,11 @@ class TokenDataSplitter(DataSplitter):
         return self._loader(self.train_idx, shuffle=True, drop_last=self.drop_last)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | None:
-        """Return minibatches of the validation cells, in a fixed order."""
+        """Return minibatches of the validation cells, in a fixed order; `None` if there are none."""
         return self._loader(self.val_idx) if len(self.val_idx) else None
 
     def test_dataloader(self) -> DataLoader[dict[str, Tensor]] | None:
-        """Return minibatches of the test cells, in a fixed order."""
+        """Return minibatches of the test cells, in a fixed order; `None` if there are none."""
         return self._loader(self.test_idx) if len(self.test_idx) else None
 
     def _loader(
