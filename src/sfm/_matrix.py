@@ -97,9 +97,9 @@ def _by_rows(X: Any, slot: str) -> Any:
         return X
     if getattr(X, "format", None) == "csc" and hasattr(X, "to_memory"):  # backed CSC
         return X.to_memory().tocsr()
-    if hasattr(X, "__getitem__") and hasattr(X, "shape") and hasattr(X, "dtype"):  # backed dense or CSR, dask
+    if type(X).__module__.partition(".")[0] in ("anndata", "h5py", "zarr"):  # backed CSR or dense
         return X
-    msg = f"{slot} is a {type(X).__name__}. Supported: numpy, scipy CSR and CSC, dask, and backed h5ad or zarr."
+    msg = f"{slot} is a {type(X).__name__}. Supported: numpy, scipy CSR and CSC, and backed h5ad or zarr."
     raise NotImplementedError(msg)
 
 
@@ -111,6 +111,4 @@ def _rows_as_csr(X: Any, rows: slice) -> sparse.csr_matrix:
         block.data, block.indices = X.data[first:last], X.indices[first:last]
         block.indptr = X.indptr[rows.start : rows.stop + 1] - first
         return block
-    block = X[rows]
-    block = block.compute() if hasattr(block, "compute") else block
-    return sparse.csr_matrix(block)
+    return sparse.csr_matrix(X[rows])

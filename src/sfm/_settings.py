@@ -17,7 +17,7 @@ class Settings:
     min_gene_coverage: float = 0.05
     #: Below this share of a model's expected expression, missing genes give a warning.
     warn_gene_coverage: float = 0.5
-    #: Rows read at a time from a backed, dask or dense matrix.
+    #: Rows read at a time from a backed or dense matrix.
     chunk_size: int = 4096
 
 

@@ -114,6 +114,8 @@ def _remedy(adata: AnnData, matrix: CountMatrix, state: InputState) -> str:
             "`adata.layers['counts'].data = adata.layers['counts'].data.round()`, and pass layer='counts' "
             "(a dense matrix: `np.rint(adata.X)`)."
         )
+    if state.kind == "not_finite":
+        return "Leave out the cells or genes that hold them, or read the data again from before they came about."
     own = [(slot, options) for slot, options in slots(adata) if slot == matrix.slot]
     candidates = own if state.kind in ("normalized", "log1p") else []
     candidates += [other for other, kind in zip(others, kinds, strict=True) if kind in ("normalized", "log1p")]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anndata as ad
@@ -85,6 +86,13 @@ def test_missing_slots_are_named(options: dict[str, object], message: str) -> No
     adata.layers["spliced"] = COUNTS
     with pytest.raises((KeyError, ValueError), match=message):
         select_matrix(adata, **options)
+
+
+def test_other_arrays_are_named() -> None:
+    adata = make_adata(sparse.csr_matrix(COUNTS))
+    matrix = replace(select_matrix(adata), X=adata.to_df())
+    with pytest.raises(NotImplementedError, match="adata.X is a DataFrame. Supported: numpy, scipy CSR and CSC"):
+        matrix.head(3)
 
 
 def test_missing_X_is_named() -> None:

@@ -89,6 +89,13 @@ def test_max_length_cuts_the_lowest_genes() -> None:
     assert np.array_equal(long[:, :20], short)
 
 
+def test_tokens_without_values_leave_no_values_of_others() -> None:
+    adata = toy_cells(60)
+    sfm.pp.tokenize(adata, "bins")
+    sfm.pp.tokenize(adata, "rank")
+    assert set(adata.obsm) == {"tokens"}
+
+
 def test_copy() -> None:
     adata = toy_cells(60)
     result = sfm.pp.tokenize(adata, "rank", copy=True)

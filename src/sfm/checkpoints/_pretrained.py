@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sfm import _logging as logg
 from sfm.checkpoints._files import CARD, CONFIG, TOKENIZER, VOCABULARY
 
 if TYPE_CHECKING:
@@ -138,7 +139,8 @@ def read_model(directory: Path, *, trust_pickle: bool) -> Any:
     weights = read_weights(directory, trust_pickle=trust_pickle)
     config.dtype = None  # the dtype on disk; in memory weights are float32
     model = model_class(config)
-    load_weights(model, weights, source=str(directory))
+    report = load_weights(model, weights, source=str(directory))
+    logg.hint(f"weights of {str(directory)!r}: {report}")
     return model.eval()
 
 

@@ -62,7 +62,7 @@ def tokenize(
     `adata.obsm['tokens' | key_added]` : :class:`scipy.sparse.csr_matrix` (dtype `int32`, shape `(n_obs, max_length)`)
         Token ids; the column is the position in the cell's sequence, and padding is not stored.
     `adata.obsm['tokens_values' | key_added + '_values']` : :class:`scipy.sparse.csr_matrix` (dtype `float32`)
-        Expression value of each token, in the same layout; only for tokenizers that have values.
+        Expression value of each token, in the same layout; only for tokenizers that have values, and removed by others.
     `adata.uns['tokens' | key_added]['params']` : :class:`dict`
         Tokenizer, hash of the vocabulary, slot read, and how many genes were matched.
 
@@ -100,6 +100,8 @@ def tokenize(
     adata.obsm[keys.obsm] = tokens
     if values is not None:
         adata.obsm[keys.values] = values
+    elif keys.values in adata.obsm:
+        del adata.obsm[keys.values]  # of tokens that were there before
     adata.uns[keys.uns] = {"params": {**chosen.params(), **encoded.params()}}
     logg.info("    finished", time=start, deep=f"added\n    {keys.obsm!r}, token ids (adata.obsm)")
     return adata if copy else None

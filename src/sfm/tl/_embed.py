@@ -162,7 +162,8 @@ def _stored_tokens(
         raise KeyError(msg)
     made_by = dict(adata.uns.get(keys.uns, {}).get("params", {}))
     _refuse_other_tokens(made_by, pretrained, slot=f"adata.obsm[{keys.obsm!r}]")
-    cells = TokenizedCells.from_obsm(adata.obsm[keys.obsm], adata.obsm.get(keys.values))
+    values = adata.obsm.get(keys.values) if pretrained.tokenizer.has_values else None
+    cells = TokenizedCells.from_obsm(adata.obsm[keys.obsm], values)
     own = pretrained.tokenizer.params()
     return cells, {**{key: value for key, value in made_by.items() if key not in own}, "tokens_key": tokens_key}
 

@@ -83,7 +83,8 @@ class Tokenizer(ABC):
         -------
         Values, float32 of shape `(nnz,)`, each computed from its own cell alone.
         """
-        raise NotImplementedError
+        msg = f"{type(self).__name__} says has_values=True but does not define cell_values."
+        raise NotImplementedError(msg)
 
     def __call__(self, counts: np.ndarray | sparse.spmatrix | sparse.sparray, gene_ids: np.ndarray) -> TokenizedCells:
         """Tokenize cells.
