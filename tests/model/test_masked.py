@@ -154,17 +154,6 @@ def test_options_of_the_trainer(options: dict[str, object]) -> None:
     assert np.isfinite(model.get_latent_representation()).all()
 
 
-def test_warm_up_and_cosine() -> None:
-    from sfm.train._plan import _warmup_cosine
-
-    factor = _warmup_cosine(100, 0.1, 0.05)
-    values = np.array([factor(step) for step in range(101)])
-    assert values[0] == pytest.approx(0.1)
-    assert values.argmax() == 9
-    assert (np.diff(values[10:]) <= 0).all()
-    assert values[100] == pytest.approx(0.05)
-
-
 def test_two_set_ups_of_one_adata_do_not_disturb_each_other() -> None:
     adata = toy_cells(30)
     MaskedCellModel.setup_anndata(adata, tokenizer="rank", max_length=64)
