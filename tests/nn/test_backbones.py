@@ -66,6 +66,13 @@ def test_round_trip(name: str, cells: dict[str, torch.Tensor], tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", BACKBONES)
+def test_unknown_setting_is_named(name: str) -> None:
+    """transformers itself takes any setting and ignores it."""
+    with pytest.raises(ValueError, match=f"'{name}' has no setting 'num_layers'. Did you mean .*'num_hidden_layers'"):
+        backbone_config(name, num_layers=2)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
 def test_every_weight_is_trained(name: str, cells: dict[str, torch.Tensor]) -> None:
     model = make_model(name).train()
     labels = cells["input_ids"].masked_fill(cells["attention_mask"] == 0, -100)

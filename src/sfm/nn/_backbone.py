@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -49,7 +50,7 @@ def backbone_config(
     Raises
     ------
     ValueError
-        If transformers has no such model type.
+        If transformers has no such model type, or the model type no such setting.
 
     Examples
     --------
@@ -61,12 +62,25 @@ def backbone_config(
         sizes.setdefault("intermediate_size", 4 * sizes["hidden_size"])
     unused = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
     tokens = {"vocab_size": 1, "pad_token_id": 0, **dict.fromkeys(unused)}
+    _refuse_unknown_settings(name, sizes)
+    return AutoConfig.for_model(name, **tokens, is_causal=is_causal, max_position_embeddings=max_length, **sizes)
+
+
+def _refuse_unknown_settings(name: str, settings: dict[str, Any]) -> None:
+    """Raise for what transformers would take and ignore: a model type or a setting that it does not have."""
     try:
-        return AutoConfig.for_model(name, **tokens, is_causal=is_causal, max_position_embeddings=max_length, **sizes)
+        default = AutoConfig.for_model(name)
     except ValueError as error:
         tested = ", ".join(map(repr, BACKBONES))
         msg = f"transformers has no model type {name!r} for backbone=. Tested backbones: {tested}."
         raise ValueError(msg) from error
+    unknown = [key for key in settings if not hasattr(default, key) and key != "attn_implementation"]
+    if unknown:
+        known = [key for key in default.to_dict() if key not in ("model_type", "transformers_version")]
+        close = get_close_matches(unknown[0], known, n=3, cutoff=0.5)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        msg = f"Backbone {name!r} has no setting {unknown[0]!r}.{hint}"
+        raise ValueError(msg)
 
 
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
