@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_FREE_ROWS = 65_536
+
+
 @dataclass(frozen=True)
 class CountMatrix:
     """One matrix of an AnnData with the names of its genes and the slots both come from."""
@@ -35,7 +38,8 @@ class CountMatrix:
     def chunks(self, size: int | None = None) -> Iterator[tuple[slice, sparse.csr_matrix]]:
         """Yield row slices and their CSR matrices, in order; in-memory CSR is not copied."""
         X = _by_rows(self.X, self.slot)
-        size = settings.chunk_size if size is None else size
+        if size is None:  # slices of a CSR matrix in memory are free
+            size = _FREE_ROWS if sparse.issparse(X) else settings.chunk_size
         for start in range(0, self.shape[0], size):
             rows = slice(start, min(start + size, self.shape[0]))
             yield rows, _rows_as_csr(X, rows)

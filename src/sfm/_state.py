@@ -21,6 +21,7 @@ StateKind = Literal["counts", "almost_counts", "normalized", "log1p", "scaled", 
 _LOG1P_MAX = 20.0
 _NEAR_INTEGER = 1e-3
 _PROBE_ROWS = 256
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,18 @@ def input_state(X: sparse.csr_matrix) -> InputState:
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = ~np.isfinite(data)
         return InputState("not_finite", data.size, float(data[bad][0]), float(bad.mean()))
-    whole = data.dtype.kind == "i" or bool(np.array_equal(np.rint(data), data))
+    whole = data.dtype.kind == "i" or _all_whole(data)
     if low < 0:
         return InputState("negative" if whole else "scaled", data.size, low, float((data < 0).mean()))
     if whole:
         return InputState("counts", data.size, high, 1.0)
     return _fractional_state(X, high)
+
+
+def _all_whole(data: np.ndarray) -> bool:
+    """Whether all values are whole numbers, looked at in blocks that stay in the cache."""
+    blocks = (data[start : start + _BLOCK] for start in range(0, data.size, _BLOCK))
+    return all(np.array_equal(np.rint(block), block) for block in blocks)
 
 
 def _fractional_state(X: sparse.csr_matrix, high: float) -> InputState:

@@ -262,6 +262,22 @@ def scanpy_log() -> Iterator[StringIO]:
     sc.settings.logfile, sc.settings.verbosity = before
 
 
+@pytest.mark.parametrize(("verbosity", "delay", "shown"), [(1, 0.0, True), (0, 0.0, False), (1, 60.0, False)])
+def test_progress_on_long_work_unless_silenced(
+    scanpy_log: StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    verbosity: int,
+    delay: float,
+    shown: bool,
+) -> None:
+    monkeypatch.setattr("sfm.tl._inference._PROGRESS_DELAY", delay)
+    sc.settings.verbosity = verbosity
+    sfm.tl.embed(toy_cells(60), toy_model())
+    assert ("Embedding" in capsys.readouterr().err) == shown
+    assert scanpy_log.getvalue() == ""
+
+
 @pytest.mark.parametrize(
     ("verbosity", "expected"),
     [

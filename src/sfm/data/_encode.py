@@ -79,7 +79,8 @@ def encode_cells(
     matrix = select_matrix(adata, layer=layer, use_raw=use_raw, gene_symbols=gene_symbols)
     alignment = align_genes(matrix.names, tokenizer.vocabulary)
     # Without expected expression in the vocabulary, coverage is judged by the counts, which are seen chunk by chunk.
-    needs_totals = alignment.n_known > 0 and tokenizer.vocabulary.expression is None
+    some_known = 0 < alignment.n_known < len(alignment)
+    needs_totals = some_known and tokenizer.vocabulary.expression is None
     totals = np.zeros(matrix.shape[1]) if needs_totals else None
     parts = []
     for rows, counts in matrix.chunks():

@@ -32,17 +32,21 @@ class ParsedName(NamedTuple):
     rest: str
 
 
+# Most names are one of these two; an object for each would cost more than all the rest.
+_SYMBOL, _NO_NAME = ParsedName("symbol", "", ""), ParsedName("empty", "", "")
+
+
 def parse_name(name: str) -> ParsedName:
     """Take one gene name apart."""
     if "ENS" not in name.upper():
-        return ParsedName("empty" if name.strip() in _EMPTY else "symbol", "", "")
+        return _NO_NAME if name.strip() in _EMPTY else _SYMBOL
     if found := _WHOLE.fullmatch(name):
         return ParsedName("ensembl_versioned" if found[2] else "ensembl", found[1].upper(), "")
     if found := _ID_FIRST.fullmatch(name):
         return ParsedName("compound", found[1].upper(), found[2])
     if found := _ID_LAST.fullmatch(name):
         return ParsedName("compound", found[2].upper(), found[1])
-    return ParsedName("symbol", "", "")
+    return _SYMBOL
 
 
 def id_styles(names: Iterable[str]) -> np.ndarray:

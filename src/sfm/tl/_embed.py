@@ -75,7 +75,8 @@ def embed(  # noqa: PLR0913
     device
         Torch device; `"auto"` takes CUDA, then MPS, then the CPU.
     precision
-        `"fp32"` (also `"auto"`) or `"bf16"`, which is faster on recent hardware and changes vectors by about 1 %.
+        `"fp32"` (also `"auto"`), or `"bf16"`, which is faster on recent hardware, but lets minibatch mates change a
+        vector a little.
     key_added
         Slot name to use instead of `"X_sfm"`.
     {copy}
@@ -95,9 +96,13 @@ def embed(  # noqa: PLR0913
     ------
     KeyError
         If `layer`, `gene_symbols` or `tokens_key` names nothing.
+    TypeError
+        If `adata` is no AnnData, or `model` nothing that can embed.
+    FileNotFoundError
+        If a directory or hub model is not there, or not complete.
     ValueError
         If the values are not raw counts, `adata` is empty, too few genes are known, or the tokens belong to another
-        vocabulary.
+        vocabulary; or if the name of the model is unknown or its files are damaged.
 
     Examples
     --------

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # Tokens per minibatch. Small on the CPU: its caches hold one long cell, and cells of equal length need no padding.
 _MAX_TOKENS = {"cpu": 2048, "mps": 16_384, "cuda": 131_072}
 
+# Seconds before a progress bar appears.
+_PROGRESS_DELAY = 2.0
+
 
 def embed_tokens(
     model: ModelProtocol,
@@ -41,7 +44,9 @@ def embed_tokens(
     minibatches = length_sorted_minibatches(cells.lengths, **_minibatch_limits(batch_size, chosen))
     options = {} if pooling is None else {"pooling": pooling}
     result: np.ndarray | None = None
-    progress = tqdm(total=len(cells), desc="Embedding", unit="cell", delay=2, disable=not logg.show_progress())
+    progress = tqdm(
+        total=len(cells), desc="Embedding", unit="cell", delay=_PROGRESS_DELAY, disable=not logg.show_progress()
+    )
     with progress, _in_eval_mode(model, chosen), inference_context(chosen, in_precision):
         for rows in minibatches:
             minibatch = {k: v.to(chosen) for k, v in collate(cells, rows, pad_id=pad_id).items()}
