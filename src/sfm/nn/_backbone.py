@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 
@@ -83,10 +84,19 @@ def _refuse_unknown_settings(name: str, settings: dict[str, Any]) -> None:
         raise ValueError(msg)
 
 
+class NoEmbedding(nn.Module):
+    """Stands where the backbone's own token embedding was, which is never used."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        # No parameter, so that nothing is saved; but transformers initialises `weight` by name.
+        self.weight = torch.empty(0, hidden_size)
+
+
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """Build a backbone with random weights, without the parts that a cell model never uses."""
     backbone = AutoModel.from_config(config)
-    backbone.set_input_embeddings(nn.Identity())
+    backbone.set_input_embeddings(NoEmbedding(config.hidden_size))
     if getattr(backbone, "pooler", None) is not None:
         backbone.pooler = None
     return backbone.train()  # new modules train, in torch; transformers makes some in evaluation mode
