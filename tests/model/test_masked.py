@@ -154,6 +154,14 @@ def test_options_of_the_trainer(options: dict[str, object]) -> None:
     assert np.isfinite(model.get_latent_representation()).all()
 
 
+def test_default_number_of_epochs() -> None:
+    adata = toy_cells(20)
+    MaskedCellModel.setup_anndata(adata, max_length=16)
+    model = MaskedCellModel(adata, **SIZES)
+    model.train(**TRAIN)
+    assert len(model.history["train_loss"]) == 20
+
+
 def test_two_set_ups_of_one_adata_do_not_disturb_each_other() -> None:
     adata = toy_cells(30)
     MaskedCellModel.setup_anndata(adata, tokenizer="rank", max_length=64)

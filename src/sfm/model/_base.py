@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from sfm.tokenizers import Tokenizer
 
 
+# As scvi-tools' heuristic, but from 20 epochs and not 400: transformers take far longer for a cell.
+_MAX_EPOCHS, _MANY_CELLS = 20, 20_000
+
+
 class TokenModel(UnsupervisedTrainingMixin, BaseModelClass):
     """What the model classes share: tokens in, scvi-tools' life cycle around, Hugging Face directories out."""
 
@@ -116,7 +120,7 @@ class TokenModel(UnsupervisedTrainingMixin, BaseModelClass):
         Parameters
         ----------
         max_epochs
-            Passes over the training cells. Default: scvi-tools' heuristic.
+            Passes over the training cells. Default: 20 up to 20,000 cells, and fewer for more.
         batch_size
             Cells per minibatch.
         kwargs
@@ -125,6 +129,8 @@ class TokenModel(UnsupervisedTrainingMixin, BaseModelClass):
             settings of the Lightning trainer such as `precision`, `callbacks`, `gradient_clip_val` or
             `accumulate_grad_batches`.
         """
+        if max_epochs is None and self.adata is not None:
+            max_epochs = max(1, round(_MAX_EPOCHS * min(1, _MANY_CELLS / self.adata.n_obs)))
         splitter = {"pad_id": self.vocabulary.pad_id, **(kwargs.pop("datasplitter_kwargs", None) or {})}
         kwargs.setdefault("gradient_clip_val", 1.0)
         kwargs.setdefault("log_every_n_steps", 1)
