@@ -1,8 +1,9 @@
 """Tokenization speed and memory on one core, beside a loop over cells in numpy as other packages have it.
 
 Run ``python benchmarks/tokenization.py --cells 20000 --genes 20000`` or ``--h5ad FILE`` with raw counts in ``X``.
-Times are processor time, so that other work on the machine matters little: medians over ``--repeats`` runs in this process, after one run to compile. Memory is the peak above what was
-resident before the call, in a process of its own, as a multiple of the tokens and values returned.
+Times are processor time, so that other work on the machine matters little: medians over ``--repeats`` runs in this
+process, after one run to compile. Memory is the peak above what was resident before the call, in a process of its own,
+as a multiple of the tokens and values returned.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,11 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import sfm
+from sfm.checkpoints import PretrainedCells
 from sfm.checkpoints._weights import weights_hash
 from sfm.datasets import toy_cells, toy_model
-
-if TYPE_CHECKING:
-    from sfm.checkpoints import PretrainedCells
 
 
 @pytest.fixture
@@ -39,6 +36,12 @@ def test_round_trip(toy_pretrained: PretrainedCells, tmp_path: Path) -> None:
     sfm.tl.embed(adata, loaded)
     sfm.tl.embed(adata, toy_pretrained, key_added="before")
     assert np.array_equal(adata.obsm["X_sfm"], adata.obsm["before"])
+
+
+def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="A object cannot be saved"):
+        PretrainedCells(object(), toy_model().tokenizer, name="bare").save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_weights_hash_changes_with_a_weight() -> None:

@@ -28,7 +28,7 @@ def test_slots(tokenizer: str | None) -> None:
     before = adata.copy()
     sfm.pp.tokenize(adata, tokenizer, max_length=100)
     has_values = tokenizer in ("bins", "values")
-    assert set(adata.obsm) == {"tokens", "tokens_values"} if has_values else {"tokens"}
+    assert set(adata.obsm) == ({"tokens", "tokens_values"} if has_values else {"tokens"})
     assert set(adata.uns) == {"tokens"}
     assert (adata.X != before.X).nnz == 0
     tokens = adata.obsm["tokens"]
@@ -121,4 +121,5 @@ def test_explicit_layer_is_recorded() -> None:
     adata = toy_cells(60)
     adata.layers["counts"] = adata.X
     sfm.pp.tokenize(adata, layer="counts")
-    assert adata.uns["tokens"]["params"]["slot"] == "adata.layers['counts']"
+    params = adata.uns["tokens"]["params"]
+    assert (params["slot"], params["input_state"]) == ("adata.layers['counts']", "counts")

@@ -107,6 +107,12 @@ def test_what_cannot_embed_is_named(model: Any) -> None:
         sfm.tl.embed(toy_cells(30), model)
 
 
+def test_the_coverage_that_is_refused_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sfm.settings, "min_gene_coverage", 0.999)
+    with pytest.raises(ValueError, match=r"knows too few of the genes: coverage is below 99.9 %"):
+        sfm.tl.embed(toy_cells(30), toy_model())
+
+
 def test_low_coverage_warns() -> None:
     adata = toy_cells(30)
     expected = toy_model().vocabulary.expression

@@ -57,7 +57,15 @@ class PretrainedCells:
             Text of the model card, written as `README.md`.
         dtype
             Type of the weights on disk, for example `torch.float16` to halve the size; float32 when loaded again.
+
+        Raises
+        ------
+        TypeError
+            If the model is not one of :mod:`sfm.nn`.
         """
+        if not (hasattr(self.model, "config") and hasattr(self.model, "state_dict")):
+            msg = f"A {type(self.model).__name__} cannot be saved: only the models of sfm.nn have a configuration to save."
+            raise TypeError(msg)
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         write_model(self.model, directory, dtype=dtype)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from sfm._matrix import CountMatrix
-    from sfm._state import StateKind
+    from sfm._state import InputState
     from sfm.genes import GeneAlignment
     from sfm.tokenizers import Tokenizer
 
@@ -30,13 +30,18 @@ class EncodedCells:
 
     cells: TokenizedCells
     alignment: GeneAlignment
-    state: StateKind
+    state: InputState
     slot: str
     names_slot: str
 
     def params(self) -> dict[str, Any]:
         """Provenance for `uns`."""
-        return {"slot": self.slot, "input_state": self.state, "gene_names": self.names_slot, **self.alignment.params()}
+        return {
+            "slot": self.slot,
+            "input_state": self.state.kind,
+            "gene_names": self.names_slot,
+            **self.alignment.params(),
+        }
 
 
 @doc_params(input=INPUT)
@@ -74,7 +79,7 @@ def encode_cells(
     ValueError
         If `adata` is empty, the values are not what the tokenizer requires, or too few genes are known.
     """
-    refuse_other_types(adata)
+    _refuse_other_types(adata)
     _refuse_empty(adata)
     matrix = select_matrix(adata, layer=layer, use_raw=use_raw, gene_symbols=gene_symbols)
     alignment = align_genes(matrix.names, tokenizer.vocabulary)
@@ -84,7 +89,7 @@ def encode_cells(
     totals = np.zeros(matrix.shape[1]) if needs_totals else None
     parts = []
     for rows, counts in matrix.chunks():
-        check_input_state(adata, matrix, counts, requires=tokenizer.requires)
+        state = check_input_state(adata, matrix, counts, requires=tokenizer.requires)
         if rows.start == 0 and totals is None:
             _gate_coverage(alignment, matrix, model_name)
         parts.append(tokenizer(counts, alignment.token_ids))
@@ -94,7 +99,7 @@ def encode_cells(
         alignment = align_genes(matrix.names, tokenizer.vocabulary, totals=totals)
         _gate_coverage(alignment, matrix, model_name)
     cells = TokenizedCells.concatenate(parts)
-    return EncodedCells(cells, alignment, state=tokenizer.requires, slot=matrix.slot, names_slot=matrix.names_slot)
+    return EncodedCells(cells, alignment, state=state, slot=matrix.slot, names_slot=matrix.names_slot)
 
 
 def _gene_totals(counts: sparse.csr_matrix) -> np.ndarray:
@@ -111,7 +116,7 @@ def _gate_coverage(alignment: GeneAlignment, matrix: CountMatrix, model_name: st
     )
 
 
-def refuse_other_types(adata: object) -> None:
+def _refuse_other_types(adata: object) -> None:
     """Raise unless `adata` is an AnnData."""
     if isinstance(adata, AnnData):
         return
