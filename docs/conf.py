@@ -28,6 +28,7 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "_prose_returns",
+    "_table_of",
     "sphinx_autodoc_typehints",
     "sphinx_copybutton",
     "sphinxcontrib.bibtex",

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import inspect
+
 import pytest
+import transformers
 from transformers import AutoConfig
 
 import sfm
@@ -12,6 +15,16 @@ def test_tables_name_what_can_be_used() -> None:
     assert "sfm-mini" in sfm.list_models().index
     for name in sfm.get.backbones().index:
         AutoConfig.for_model(name)
+
+
+def test_objectives_are_those_of_the_models() -> None:
+    table = sfm.get.objectives()
+    models = [getattr(sfm.nn, name) for name in sfm.nn.__all__ if name.startswith("CellFor")]
+    assert set(table["model"]) == {model.__name__ for model in models}
+    for model, labels in zip(table["model"], table["labels"], strict=True):
+        assert set(labels.split(", ")) <= set(inspect.signature(getattr(sfm.nn, model).forward).parameters)
+    for name in table["auto_class"].dropna():
+        assert hasattr(transformers, name)
 
 
 def test_gene_fate_has_a_row_per_gene_in_order() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sfm.checkpoints import PretrainedCells
     from sfm.genes import GeneVocabulary
 
-__all__ = ["backbones", "gene_fate", "input_states", "tokenizers"]
+__all__ = ["backbones", "gene_fate", "input_states", "objectives", "tokenizers"]
 
 
 def tokenizers() -> pd.DataFrame:
@@ -46,21 +46,53 @@ def tokenizers() -> pd.DataFrame:
 
 
 def backbones() -> pd.DataFrame:
-    """List the backbones that are tested; any other model type of transformers with `inputs_embeds` can be named too.
+    """List the backbones that are tested; other text models of transformers with `inputs_embeds` can be named too.
 
     Returns
     -------
-    A data frame indexed by name, with a description.
+    A data frame indexed by name: whether it can be causal, as next-gene modelling needs it, whether groups of attention
+    heads can share keys and values (`num_key_value_heads`), the kind of positions, and a description.
 
     Examples
     --------
     >>> import sfm
-    >>> "bert" in sfm.get.backbones().index
-    True
+    >>> sfm.get.backbones().loc["bert", "positions"]
+    'learned'
     """
     from sfm.nn import BACKBONES
+    from sfm.nn._backbone import describe
 
-    return pd.DataFrame({"description": BACKBONES}).rename_axis("backbone")
+    rows = {name: describe(name) | {"description": text} for name, text in BACKBONES.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("backbone")
+
+
+def objectives() -> pd.DataFrame:
+    """List what the models of :mod:`sfm.nn` can be trained for.
+
+    Returns
+    -------
+    A data frame indexed by name: the class, the class of transformers that loads it (`None` without one), the arguments
+    of `forward` that give the loss, what the configuration needs, and a description.
+
+    Examples
+    --------
+    >>> import sfm
+    >>> sfm.get.objectives().loc["next gene", "model"]
+    'CellForCausalLM'
+    """
+    from sfm.nn import OBJECTIVES
+
+    rows = {
+        name: {
+            "model": row.model.__name__,
+            "auto_class": None if row.auto_class is None else row.auto_class.__name__,
+            "labels": ", ".join(row.labels),
+            "needs": ", ".join(row.needs),
+            "description": row.description,
+        }
+        for name, row in OBJECTIVES.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("objective")
 
 
 def input_states(adata: AnnData) -> pd.DataFrame:

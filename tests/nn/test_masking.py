@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sfm.nn import HIDDEN_VALUE, mask_tokens
+from sfm.genes import GeneVocabulary
+from sfm.nn import HIDDEN_VALUE, CellConfig, backbone_config, mask_tokens
 from sfm.nn._masking import IGNORED
+from sfm.tokenizers import RankTokenizer
 
 VOCAB, MASK, SPECIAL = 1000, 1, [0, 1, 2, 3]
 
@@ -69,3 +71,20 @@ def test_every_cell_with_a_gene_hides_one(minibatch: dict[str, torch.Tensor]) ->
 def test_seed_decides(minibatch: dict[str, torch.Tensor]) -> None:
     assert torch.equal(mask(minibatch, 1)[0], mask(minibatch, 1)[0])
     assert not torch.equal(mask(minibatch, 1)[0], mask(minibatch, 2)[0])
+
+
+def test_gaps_between_token_ids_are_no_genes() -> None:
+    vocabulary = GeneVocabulary(["CD3E", "MS4A1", "LYZ"], token_ids=[10, 20, 30])
+    tokenizer = RankTokenizer(vocabulary, max_length=8)
+    config = CellConfig.for_tokenizer(tokenizer, backbone_config("bert", hidden_size=16, num_attention_heads=2))
+    ids = torch.tensor([[2, 10, 20, 30]] * 200)
+    masked = mask_tokens(
+        ids,
+        torch.ones_like(ids),
+        vocab_size=config.vocab_size,
+        mask_token_id=1,
+        special_token_ids=config.special_token_ids,
+        probability=0.9,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert set(masked.input_ids.unique().tolist()) == {1, 2, 10, 20, 30}

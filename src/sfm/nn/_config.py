@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
+import numpy as np
 from transformers import AutoConfig, PreTrainedConfig
 
 from sfm.nn._backbone import backbone_config as make_backbone_config
@@ -11,6 +12,18 @@ if TYPE_CHECKING:
 
 Pooling = Literal["mean", "cls", "last", "max"]
 ValueEmbedding = Literal["bins", "continuous"]
+ValueLikelihood = Literal["mse", "nb", "zinb"]
+PairMode = Literal["joint", "cosine", "contrastive"]
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "pooling": get_args(Pooling),
+    "value_embedding": (None, *get_args(ValueEmbedding)),
+    "value_likelihood": get_args(ValueLikelihood),
+    "pair_mode": get_args(PairMode),
+    "problem_type": (None, *get_args(ProblemType)),
+}
+_TOKENS = ("pad_token_id", "mask_token_id", "cls_token_id", "eos_token_id", "sep_token_id")
 
 
 class CellConfig(PreTrainedConfig):
@@ -37,18 +50,43 @@ class CellConfig(PreTrainedConfig):
         Token id of hidden genes.
     cls_token_id
         Token id that stands for the cell, or `None`.
+    eos_token_id
+        Token id that ends a generated cell, or `None`.
+    sep_token_id
+        Token id after each cell of a pair. Default: `eos_token_id`.
     special_token_ids
         All token ids that are not genes. Default: those above.
+    type_vocab_size
+        Number of segments that token types tell apart: 2 for pairs of cells in one sequence, 0 for no token types.
     sparse_prediction
-        Whether training computes logits at hidden genes only, which saves most of its memory.
+        Whether training computes logits at labelled genes only, which saves most of its memory.
     initializer_range
         Standard deviation of the initial gene embeddings.
+    value_likelihood
+        What :class:`CellForMaskedValue` minimises: `"mse"`, or the negative log-likelihood of counts, negative binomial
+        (`"nb"`) or with additional zeros (`"zinb"`).
+    pair_mode
+        How :class:`CellForPairPrediction` compares two cells: `"joint"` reads both as one sequence, `"cosine"` and
+        `"contrastive"` compare their vectors.
+    pair_margin
+        Cosine similarity below which cells that do not belong together count as apart, with `pair_mode="cosine"`.
+    pair_temperature
+        What cosine similarities are divided by, with `pair_mode="contrastive"`.
+    classifier_dropout
+        Dropout in front of the output layer of classifiers.
     kwargs
-        Whatever :class:`transformers.PreTrainedConfig` takes.
+        Whatever :class:`transformers.PreTrainedConfig` takes: `num_labels`, `id2label`, `label2id`, `problem_type`, ...
+
+    Raises
+    ------
+    ValueError
+        If a setting is unknown, or settings contradict each other.
     """
 
     model_type: ClassVar[str] = "sfm_cell"
     sub_configs: ClassVar[dict[str, type]] = {"backbone_config": AutoConfig}
+    # Generation starts from what is called the beginning of a sequence elsewhere.
+    attribute_map: ClassVar[dict[str, str]] = {"bos_token_id": "cls_token_id"}
 
     def __init__(  # noqa: PLR0913
         self,
@@ -61,9 +99,17 @@ class CellConfig(PreTrainedConfig):
         pad_token_id: int | None = 0,
         mask_token_id: int | None = 1,
         cls_token_id: int | None = 2,
+        eos_token_id: int | None = None,
+        sep_token_id: int | None = None,
         special_token_ids: list[int] | None = None,
+        type_vocab_size: int = 0,
         sparse_prediction: bool = True,
         initializer_range: float = 0.02,
+        value_likelihood: ValueLikelihood = "mse",
+        pair_mode: PairMode = "joint",
+        pair_margin: float = 0.0,
+        pair_temperature: float = 0.1,
+        classifier_dropout: float = 0.1,
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size
@@ -71,14 +117,26 @@ class CellConfig(PreTrainedConfig):
         self.pooling = pooling
         self.value_embedding = value_embedding
         self.n_bins = n_bins
+        self.pad_token_id = pad_token_id
         self.mask_token_id = mask_token_id
         self.cls_token_id = cls_token_id
-        named = [pad_token_id, mask_token_id, cls_token_id]
-        self.special_token_ids = special_token_ids or sorted({i for i in named if i is not None})
+        self.eos_token_id = eos_token_id
+        self.sep_token_id = eos_token_id if sep_token_id is None else sep_token_id
+        named = {getattr(self, name) for name in _TOKENS} - {None}
+        self.special_token_ids = special_token_ids or sorted(named)
+        self.type_vocab_size = type_vocab_size
         self.sparse_prediction = sparse_prediction
         self.initializer_range = initializer_range
-        self.pad_token_id = pad_token_id
+        self.value_likelihood = value_likelihood
+        self.pair_mode = pair_mode
+        self.pair_margin = pair_margin
+        self.pair_temperature = pair_temperature
+        self.classifier_dropout = classifier_dropout
+        _refuse_contradicting_labels(**kwargs)
+        # What the whole model is asked for is handed down to the backbone, and would replace what that was asked for.
+        kwargs.setdefault("attn_implementation", getattr(self.backbone_config, "_attn_implementation", None))
         super().__init__(**kwargs)
+        self._refuse_what_does_not_fit()
 
     @classmethod
     def for_tokenizer(cls, tokenizer: Tokenizer, backbone_config: PreTrainedConfig, **kwargs: Any) -> Self:
@@ -104,7 +162,9 @@ class CellConfig(PreTrainedConfig):
             pad_token_id=vocabulary.pad_id,
             mask_token_id=vocabulary.mask_id,
             cls_token_id=vocabulary.cls_id,
-            special_token_ids=sorted(vocabulary.special_tokens.values()),
+            eos_token_id=vocabulary.eos_id,
+            # Gaps between the token ids are no genes either: nothing may be hidden by them, or generated.
+            special_token_ids=np.setdiff1d(np.arange(vocabulary.size), vocabulary.token_ids).tolist(),
             value_embedding=tokenizer.value_kind,
             n_bins=getattr(tokenizer, "n_bins", 51),
             **kwargs,
@@ -124,6 +184,47 @@ class CellConfig(PreTrainedConfig):
     def num_attention_heads(self) -> int:
         """Attention heads per layer of the backbone."""
         return int(self.backbone_config.num_attention_heads)
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        """Most tokens that the backbone has positions for, `None` where it says nothing."""
+        return getattr(self.backbone_config, "max_position_embeddings", None)
+
+    def _refuse_what_does_not_fit(self) -> None:
+        for setting, choices in _CHOICES.items():
+            value = getattr(self, setting, None)
+            if value not in choices:
+                msg = f"Unknown {setting}={value!r}. Choose one of {', '.join(map(repr, choices))}."
+                raise ValueError(msg)
+        for name in _TOKENS:
+            token = getattr(self, name)
+            if token is not None and not 0 <= token < self.vocab_size:
+                msg = f"{name}={token!r} is not below vocab_size={self.vocab_size!r}. Pass None, or count it in vocab_size."
+                raise ValueError(msg)
+
+
+def _refuse_contradicting_labels(
+    *,
+    num_labels: int | None = None,
+    id2label: dict[Any, str] | None = None,
+    label2id: dict[str, int] | None = None,
+    problem_type: str | None = None,
+    **_: Any,
+) -> None:
+    """Raise where transformers would take one and drop the other."""
+    # Keys that were read from a file are strings; there `from_pretrained(..., num_labels=)` replaces the labels.
+    written_by_hand = id2label if id2label and all(isinstance(number, int) for number in id2label) else None
+    if written_by_hand and num_labels is not None and len(written_by_hand) != num_labels:
+        msg = f"num_labels={num_labels!r}, but id2label names {len(written_by_hand)} labels. Leave num_labels out."
+        raise ValueError(msg)
+    if problem_type == "single_label_classification" and num_labels == 1:
+        msg = f"{problem_type=} needs two labels or more, but num_labels=1. Count all labels, or choose 'regression'."
+        raise ValueError(msg)
+    if id2label is not None and label2id is not None:
+        inverse = {label: int(number) for number, label in id2label.items()}
+        if inverse != {label: int(number) for label, number in label2id.items()}:
+            msg = "label2id is not the inverse of id2label. Leave label2id out."
+            raise ValueError(msg)
 
 
 def _as_config(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig:

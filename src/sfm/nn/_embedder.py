@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class CellEmbedder(nn.Module):
-    """Sum of a gene embedding and, where the tokenizer has values, a value embedding.
+    """Sum of a gene embedding and, where the model has them, of a value and a segment embedding.
 
     Parameters
     ----------
@@ -26,8 +26,10 @@ class CellEmbedder(nn.Module):
         super().__init__()
         self.genes = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.values = _value_embedding(config)
+        segments = config.type_vocab_size
+        self.segments = nn.Embedding(segments, config.hidden_size) if segments else None
 
-    def forward(self, input_ids: Tensor, values: Tensor | None = None) -> Tensor:
+    def forward(self, input_ids: Tensor, values: Tensor | None = None, token_type_ids: Tensor | None = None) -> Tensor:
         """Embed tokens.
 
         Parameters
@@ -36,8 +38,25 @@ class CellEmbedder(nn.Module):
             Token ids, shape `(cells, tokens)`.
         values
             Expression values, same shape; needed if the model has a value embedding, unused otherwise.
+        token_type_ids
+            Segment of each token, same shape; all 0 by default.
+
+        Returns
+        -------
+        Token embeddings, shape `(cells, tokens, dims)`.
+
+        Raises
+        ------
+        ValueError
+            If the model embeds values and there are none, or there are token types and it embeds none.
         """
         embeddings = self.genes(input_ids)  # (cells, tokens, dims)
+        if self.segments is not None:
+            segments = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+            embeddings = embeddings + self.segments(segments)
+        elif token_type_ids is not None:
+            msg = "token_type_ids were given, but this model has no token types. Configure it with type_vocab_size=2."
+            raise ValueError(msg)
         if self.values is None:
             return embeddings
         if values is None:

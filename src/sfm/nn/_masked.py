@@ -3,11 +3,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from sfm._docs import MINIBATCH, doc_params
 from sfm.nn._heads import GenePredictionHead
+from sfm.nn._losses import mean_cross_entropy
 from sfm.nn._masking import IGNORED
 from sfm.nn._with_head import CellModelWithHead
 
@@ -63,7 +63,7 @@ class CellForMaskedLM(CellModelWithHead):
         ----------
         {minibatch}
         labels
-            True token ids at hidden genes, -100 elsewhere, same shape.
+            True token ids at hidden genes, -100 elsewhere, same shape (see :func:`mask_tokens`).
         kwargs
             Passed to the backbone.
         """
@@ -73,11 +73,8 @@ class CellForMaskedLM(CellModelWithHead):
             chosen = labels != IGNORED
             hidden, labels = hidden[chosen], labels[chosen]
         logits = self.head(hidden, self.cell.embedder.genes.weight)
-        loss = None
-        if labels is not None:
-            loss = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED)
         return MaskedCellOutput(
-            loss=loss,
+            loss=None if labels is None else mean_cross_entropy(logits, labels),
             logits=logits,
             last_hidden_state=output.last_hidden_state,
             hidden_states=output.hidden_states,

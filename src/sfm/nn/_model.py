@@ -8,13 +8,15 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from sfm._docs import MINIBATCH, doc_params
-from sfm.nn._backbone import build_backbone
+from sfm.nn._backbone import arguments_of, build_backbone, first_position
 from sfm.nn._config import CellConfig
 from sfm.nn._embedder import CellEmbedder
+from sfm.nn._fitness import refuse_misfit
 from sfm.nn._pooling import pool
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import Cache
 
     from sfm.nn._config import Pooling
 
@@ -23,11 +25,12 @@ if TYPE_CHECKING:
 class CellModelOutput(ModelOutput):
     """Output of :class:`CellModel`.
 
-    `last_hidden_state` has shape `(cells, tokens, dims)`; `hidden_states` and `attentions` are per layer, where asked
-    for.
+    `last_hidden_state` has shape `(cells, tokens, dims)`; `past_key_values`, and `hidden_states` and `attentions` per
+    layer, where asked for.
     """
 
     last_hidden_state: Tensor | None = None
+    past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
@@ -36,6 +39,8 @@ class CellPreTrainedModel(PreTrainedModel):
     """Base of all cell models: configuration, weights, saving and loading."""
 
     config_class = CellConfig
+    if TYPE_CHECKING:
+        config: CellConfig
     base_model_prefix = "cell"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
@@ -68,8 +73,11 @@ class CellModel(CellPreTrainedModel):
 
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)
+        refuse_misfit(config.backbone_config)
         self.embedder = CellEmbedder(config)
         self.backbone = build_backbone(config.backbone_config)
+        self._arguments = arguments_of(self.backbone)
+        self._first_position = first_position(self.backbone)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -93,6 +101,9 @@ class CellModel(CellPreTrainedModel):
         attention_mask: Tensor,
         values: Tensor | None = None,
         labels: Tensor | None = None,
+        *,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
         **kwargs: Any,
     ) -> CellModelOutput:
         """Run the backbone.
@@ -102,16 +113,31 @@ class CellModel(CellPreTrainedModel):
         {minibatch}
         labels
             Unused here; the models with an objective read it.
+        token_type_ids
+            Segment of each token, same shape, for models with token types; all 0 by default.
+        position_ids
+            Position of each token in its cell, same shape. By default tokens are counted, so that padding may stand on
+            either side.
         kwargs
             Passed to the backbone, for example `output_hidden_states=True`.
         """
-        # A row without tokens attends to its first padding, since softmax over nothing is NaN; pooling ignores it.
-        attended = attention_mask.clone()
-        attended[:, 0] |= attention_mask.sum(dim=1) == 0
-        embeddings = self.embedder(input_ids, values)
-        output = self.backbone(inputs_embeds=embeddings, attention_mask=attended, return_dict=True, **kwargs)
+        embeddings = self.embedder(input_ids, values, token_type_ids)
+        if attention_mask.ndim == 2:  # generation with a static cache brings a mask per query
+            # A row without tokens attends to its first padding, since softmax over nothing is NaN; pooling ignores it.
+            empty = attention_mask.sum(dim=1) == 0
+            attention_mask = attention_mask.clone()
+            attention_mask[:, 0] = attention_mask[:, 0].masked_fill(empty, 1)
+            if position_ids is None:
+                position_ids = _positions(attention_mask, input_ids.shape[1])
+        if "position_ids" in self._arguments and position_ids is not None:
+            kwargs["position_ids"] = position_ids + self._first_position
+        if "use_cache" in self._arguments:  # decoders would keep all keys and values by default
+            kwargs["use_cache"] = kwargs.get("use_cache") or kwargs.get("past_key_values") is not None
+        kwargs["return_dict"] = True
+        output = self.backbone(inputs_embeds=embeddings, attention_mask=attention_mask, **kwargs)
         return CellModelOutput(
             last_hidden_state=output.last_hidden_state,
+            past_key_values=output.get("past_key_values"),
             hidden_states=output.get("hidden_states"),
             attentions=output.get("attentions"),
         )
@@ -162,8 +188,30 @@ class CellModel(CellPreTrainedModel):
         Cell vectors, shape `(cells, dims)`.
         """
         pooling = self.config.pooling if pooling is None else pooling
-        mask = attention_mask
-        if pooling in ("mean", "max"):
-            special = torch.tensor(self.config.special_token_ids, device=input_ids.device)
-            mask = mask * torch.isin(input_ids, special, invert=True)
+        mask = self.is_gene(input_ids, attention_mask) if pooling in ("mean", "max") else attention_mask
         return pool(hidden, mask, pooling)
+
+    def is_gene(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Say where genes stand, and neither special tokens nor padding.
+
+        Parameters
+        ----------
+        input_ids
+            Token ids, shape `(cells, tokens)`.
+        attention_mask
+            One where a token stands, same shape.
+
+        Returns
+        -------
+        Booleans, same shape.
+        """
+        special = torch.tensor(self.config.special_token_ids, device=input_ids.device)
+        return attention_mask.bool() & torch.isin(input_ids, special, invert=True)
+
+
+def _positions(attention_mask: Tensor, n_tokens: int) -> Tensor | None:
+    """Positions of the last tokens, counted in each cell; `None` where the backbone counts the same for all."""
+    # With padding on the right one row of positions serves all cells, which is faster; compiled code cannot look.
+    if not torch.compiler.is_compiling() and bool(attention_mask[:, 0].all()):
+        return None
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -n_tokens:]

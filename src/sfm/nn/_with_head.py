@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sfm._docs import MINIBATCH, doc_params
-from sfm.nn._model import CellModel, CellPreTrainedModel
+from sfm.nn._model import CellModel, CellModelOutput, CellPreTrainedModel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,6 +37,25 @@ class CellModelWithHead(CellPreTrainedModel):
             An embedding with one row per token id.
         """
         self.cell.set_input_embeddings(value)
+
+    @doc_params(minibatch=MINIBATCH)
+    def read(
+        self, input_ids: Tensor, attention_mask: Tensor, values: Tensor | None = None, **kwargs: Any
+    ) -> tuple[CellModelOutput, Tensor]:
+        """Run the backbone and pool, for the heads that look at whole cells.
+
+        Parameters
+        ----------
+        {minibatch}
+        kwargs
+            Passed to the backbone, and `token_type_ids` and `position_ids` as in :meth:`CellModel.forward`.
+
+        Returns
+        -------
+        The output of the cell model, and cell vectors of shape `(cells, dims)`.
+        """
+        output = self.cell(input_ids, attention_mask, values, **kwargs)
+        return output, self.cell.pool(output.last_hidden_state, input_ids, attention_mask, pooling=None)
 
     @doc_params(minibatch=MINIBATCH)
     def encode(
