@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfm import data, datasets, genes, get, model, nn, pp, tl, tokenizers
+    from sfm import data, datasets, genes, get, model, nn, pp, tl, tokenizers, train
     from sfm._settings import settings
     from sfm.checkpoints import PretrainedCells, list_models, load
     from sfm.genes import GeneVocabulary
@@ -34,9 +34,10 @@ __all__ = [
     "settings",
     "tl",
     "tokenizers",
+    "train",
 ]
 
-_MODULES = {"data", "datasets", "genes", "get", "model", "nn", "pp", "tl", "tokenizers"}
+_MODULES = {"data", "datasets", "genes", "get", "model", "nn", "pp", "tl", "tokenizers", "train"}
 _OBJECTS = {
     "GeneVocabulary": "sfm.genes",
     "ModelProtocol": "sfm.protocols",

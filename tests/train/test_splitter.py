@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import scvi
@@ -7,6 +9,9 @@ import scvi
 from sfm.datasets import toy_cells
 from sfm.model import MaskedCellModel
 from sfm.train._splitter import TokenDataSplitter, registered_tokens
+
+if TYPE_CHECKING:
+    from sfm.data._loader import TokenLoader
 
 
 def make_splitter(tokenizer: str = "rank", seed: int = 0, **options: object) -> TokenDataSplitter:
@@ -25,7 +30,10 @@ def test_each_training_cell_once_per_epoch(tokenizer: str) -> None:
     expected = splitter.cells[np.sort(splitter.train_idx)]
     seen = []
     for minibatch in splitter.train_dataloader():
-        assert set(minibatch) == {"input_ids", "attention_mask"} | ({"values"} if tokenizer == "bins" else set())
+        values = {"values"} if tokenizer == "bins" else set()
+        assert set(minibatch) == {"input_ids", "attention_mask", "cell_index"} | values
+        rows = splitter.cells[minibatch["cell_index"].numpy()]
+        assert minibatch["attention_mask"].sum(dim=1).tolist() == rows.lengths.tolist()
         rows = zip(minibatch["input_ids"], minibatch["attention_mask"], strict=True)
         seen += [tuple(ids[mask == 1].tolist()) for ids, mask in rows]
     assert sorted(seen) == sorted(tuple(cell.input_ids.tolist()) for cell in expected)
@@ -56,3 +64,42 @@ def test_registered_tokens_are_in_obs_order() -> None:
     fresh = model.tokenizer(adata.X, model.vocabulary.token_ids[np.argsort(np.argsort(adata.var_names))])
     assert np.array_equal(cells.input_ids, fresh.input_ids)
     assert np.array_equal(cells.values, fresh.values)
+
+
+def test_minibatches_hold_the_registered_categories() -> None:
+    adata = toy_cells(60)
+    adata.obs["donor"] = [f"donor {i % 4}" for i in range(60)]
+    MaskedCellModel.setup_anndata(adata, max_length=64, labels_key="cell_type", batch_key="donor")
+    manager = MaskedCellModel(adata, hidden_size=16, num_hidden_layers=1, num_attention_heads=2).adata_manager
+    splitter = TokenDataSplitter(manager, batch_size=8)
+    splitter.setup()
+    for loader in (splitter.train_dataloader(), splitter.val_dataloader()):
+        for minibatch in loader:
+            cells = adata.obs.iloc[minibatch["cell_index"].numpy()]
+            assert minibatch["label_index"].tolist() == cells["_scvi_labels"].tolist()
+            assert minibatch["batch_index"].tolist() == cells["_scvi_batch"].tolist()
+
+
+@pytest.mark.parametrize("seen", [0, 1, 3, 6])
+def test_loader_goes_on_where_it_stopped(seen: int) -> None:
+    def epochs(loader: TokenLoader) -> list[list[int]]:
+        return [[int(minibatch["cell_index"][0]) for minibatch in loader] for _ in range(2)]
+
+    splitter = make_splitter()
+    whole = epochs(splitter.train_dataloader())
+    loader = splitter.train_dataloader()
+    cells = iter(loader)
+    for _ in range(seen):
+        next(cells)
+    resumed = splitter.train_dataloader()
+    resumed.load_state_dict(loader.state_dict())
+    rest = epochs(resumed)
+    assert rest == [whole[0][seen:], whole[1]]
+
+
+def test_split_travels_in_checkpoints() -> None:
+    first, second = make_splitter(seed=1), make_splitter(seed=2)
+    second.load_state_dict(first.state_dict())
+    for name in ("train_idx", "val_idx", "test_idx"):
+        assert np.array_equal(getattr(first, name), getattr(second, name))
+    assert second.seed == 1

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -8,7 +8,6 @@ from torch.utils.data import DataLoader, Dataset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Any
 
     from torch import Tensor
 
@@ -48,11 +47,24 @@ def collate(cells: TokenizedCells, rows: Sequence[int] | np.ndarray, *, pad_id: 
 
 
 class TokenDataset(Dataset[dict[str, "Tensor"]]):
-    """Tokenized cells, indexed by lists of rows; each item is a padded minibatch."""
+    """Tokenized cells, indexed by lists of rows; each item is a padded minibatch.
 
-    def __init__(self, cells: TokenizedCells, *, pad_id: int | None) -> None:
+    Parameters
+    ----------
+    cells
+        The cells.
+    pad_id
+        Token id of padding; `None` if any will do.
+    columns
+        What else each minibatch gets by name, one entry per cell.
+    """
+
+    def __init__(
+        self, cells: TokenizedCells, *, pad_id: int | None, columns: dict[str, np.ndarray] | None = None
+    ) -> None:
         self.cells = cells
         self.pad_id = pad_id
+        self.columns = {name: torch.from_numpy(np.asarray(column)) for name, column in (columns or {}).items()}
 
     def __len__(self) -> int:
         """Cells."""
@@ -60,11 +72,47 @@ class TokenDataset(Dataset[dict[str, "Tensor"]]):
 
     def __getitem__(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Minibatch of these rows."""
-        return collate(self.cells, rows, pad_id=self.pad_id)
+        minibatch = collate(self.cells, rows, pad_id=self.pad_id)
+        return minibatch | {name: column[rows] for name, column in self.columns.items()}
+
+
+class TokenLoader(DataLoader[dict[str, "Tensor"]]):
+    """Loader of padded minibatches that can go on in the middle of an epoch."""
+
+    _yielded = _skip = 0
+
+    def __iter__(self) -> Any:
+        """Yield minibatches, after those that were seen before the state was saved."""
+        self._yielded, self._skip = self._skip, 0
+        sampler: Any = self.sampler
+        sampler.skip = self._yielded
+        for minibatch in super().__iter__():
+            self._yielded += 1
+            yield minibatch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how far the epoch is; Lightning stores it in its checkpoints."""
+        return {"yielded": self._yielded % max(len(self), 1)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on from there in the next epoch that begins.
+
+        Parameters
+        ----------
+        state_dict
+            What `state_dict` returned.
+        """
+        self._skip = state_dict["yielded"]
 
 
 def token_loader(
-    cells: TokenizedCells, *, pad_id: int | None, sampler: BucketSampler, **kwargs: Any
-) -> DataLoader[dict[str, Tensor]]:
+    cells: TokenizedCells,
+    *,
+    pad_id: int | None,
+    sampler: BucketSampler,
+    columns: dict[str, np.ndarray] | None = None,
+    **kwargs: Any,
+) -> TokenLoader:
     """Make a loader of padded minibatches in the order of `sampler`."""
-    return DataLoader(TokenDataset(cells, pad_id=pad_id), batch_size=None, sampler=sampler, **kwargs)
+    dataset = TokenDataset(cells, pad_id=pad_id, columns=columns)
+    return TokenLoader(dataset, batch_size=None, sampler=sampler, **kwargs)

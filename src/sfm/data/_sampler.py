@@ -79,6 +79,8 @@ class BucketSampler(DistributedSampler[list[int]]):
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.drop_incomplete = drop_last
+        #: Minibatches to leave out of the next epoch, because they were seen before it was interrupted.
+        self.skip = 0
 
     def __len__(self) -> int:
         """Minibatches of this replica per epoch."""
@@ -87,7 +89,8 @@ class BucketSampler(DistributedSampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:  # type: ignore[override]
         """Yield row indices per minibatch."""
         minibatches = self._minibatches()
-        for i in range(self.rank, len(self) * self.num_replicas, self.num_replicas):
+        first, self.skip = self.skip * self.num_replicas + self.rank, 0
+        for i in range(first, len(self) * self.num_replicas, self.num_replicas):
             yield minibatches[i % len(minibatches)].tolist()
 
     def _n_minibatches(self) -> int:

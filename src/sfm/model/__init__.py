@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sfm.model._causal import CausalCellModel
 from sfm.model._masked import MaskedCellModel
 
-__all__ = ["MaskedCellModel"]
+__all__ = ["CausalCellModel", "MaskedCellModel"]

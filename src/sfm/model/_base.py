@@ -1,48 +1,55 @@
 from __future__ import annotations
 
-import warnings
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 # scvi-tools 1.4 reads rich.pretty without importing it.
 import rich.pretty  # noqa: F401
 from scvi.data import AnnDataManager
-from scvi.model.base import BaseModelClass, UnsupervisedTrainingMixin
+from scvi.model.base import UnsupervisedTrainingMixin
 
 from sfm._docs import INPUT, doc_params
-from sfm.checkpoints import PretrainedCells
-from sfm.checkpoints._resolve import resolve_model
-from sfm.checkpoints._weights import load_weights
 from sfm.data import encode_cells
-from sfm.model._safety import frames_from_history, plain_values, refuse_unsafe_pickle
+from sfm.model._pretrained import PretrainedModel
 from sfm.model._setup import category_fields, tokenizer_from_setup, write_tokens
 from sfm.pp._choose import choose_tokenizer
 from sfm.tl._inference import embed_tokens
+from sfm.train._checkpoint import TrainingCheckpoint, find_checkpoint
+from sfm.train._freeze import freeze_weights
+from sfm.train._history import plain_values
+from sfm.train._lora import add_lora
+from sfm.train._memory import checkpointed_activations
 from sfm.train._plan import CellTrainingPlan
+from sfm.train._runner import TokenTrainRunner
+from sfm.train._sharding import choose_strategy
 from sfm.train._splitter import TokenDataSplitter, registered_tokens
+from sfm.train.callbacks import as_lightning_callbacks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    import torch
     from anndata import AnnData
 
+    from sfm.checkpoints import PretrainedCells
     from sfm.genes import GeneVocabulary
+    from sfm.nn import CellConfig
     from sfm.tokenizers import Tokenizer
+    from sfm.train._freeze import Freeze
+    from sfm.train._module import CellModule
 
 
 # As scvi-tools' heuristic, but from 20 epochs and not 400: transformers take far longer for a cell.
 _MAX_EPOCHS, _MANY_CELLS = 20, 20_000
 
 
-class TokenModel(UnsupervisedTrainingMixin, BaseModelClass):
+class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
     """What the model classes share: tokens in, scvi-tools' life cycle around, Hugging Face directories out."""
 
     _data_splitter_cls = TokenDataSplitter
     _training_plan_cls = CellTrainingPlan
+    _train_runner_cls = TokenTrainRunner
 
     @classmethod
     @doc_params(input=INPUT)
@@ -104,17 +111,26 @@ class TokenModel(UnsupervisedTrainingMixin, BaseModelClass):
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """Tokenizer that the model was set up with."""
-        return tokenizer_from_setup(self.registry["setup_args"])
-
     @property
     def vocabulary(self) -> GeneVocabulary:
         """Gene vocabulary that the model was set up with."""
         return self.tokenizer.vocabulary
 
-    def train(self, max_epochs: int | None = None, *, batch_size: int = 32, **kwargs: Any) -> None:
+    def train(
+        self,
+        max_epochs: int | None = None,
+        *,
+        batch_size: int = 32,
+        callbacks: Sequence[Any] = (),
+        report_to: str | Sequence[str] | None = None,
+        training_arguments: Any = None,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool | str | Path = False,
+        gradient_checkpointing: bool = False,
+        strategy: Any = "auto",
+        **kwargs: Any,
+    ) -> None:
         """Train the model.
 
         Parameters
@@ -123,23 +139,96 @@ class TokenModel(UnsupervisedTrainingMixin, BaseModelClass):
             Passes over the training cells. Default: 20 up to 20,000 cells, and fewer for more.
         batch_size
             Cells per minibatch.
+        callbacks
+            Callbacks of Lightning and of Hugging Face (:class:`transformers.TrainerCallback`), in any mixture.
+        report_to
+            Where to report to: names that transformers knows, such as `"tensorboard"`, `"mlflow"` or `"wandb"`. By
+            default those of `training_arguments`.
+        training_arguments
+            What Hugging Face callbacks see as :class:`transformers.TrainingArguments`: an instance, or a dictionary of
+            those settings that do not follow from this call, such as `logging_steps` or `metric_for_best_model`.
+        checkpoint_dir
+            Folder for checkpoints, one after each epoch, of which the two newest are kept, and for what Hugging Face
+            callbacks write, which otherwise goes to `scvi.settings.logging_dir`.
+        checkpoint_every
+            Optimizer steps after which to write a checkpoint within an epoch.
+        resume
+            `True`: go on from the newest checkpoint in `checkpoint_dir`, or start if there is none. A path: go on from
+            that checkpoint, or from the newest in that folder. Nothing in it is executed.
+        gradient_checkpointing
+            Compute each layer again in the backward pass instead of keeping its activations.
+        strategy
+            Lightning's strategy: `"ddp"` for a copy of the model on each device, `"fsdp"` for a share of it on each,
+            split by layers of the backbone.
         kwargs
             Whatever `train` of scvi-tools' models takes: `accelerator`, `devices`, `train_size`, `validation_size`,
-            `early_stopping`, `plan_kwargs` (see :class:`sfm.train._plan.CellTrainingPlan`), `datasplitter_kwargs`, and
-            settings of the Lightning trainer such as `precision`, `callbacks`, `gradient_clip_val` or
-            `accumulate_grad_batches`.
+            `early_stopping`, `plan_kwargs` (see :class:`sfm.train.CellTrainingPlan`), `datasplitter_kwargs`, and
+            settings of the Lightning trainer such as `precision`, `gradient_clip_val` or `accumulate_grad_batches`.
+
+        Raises
+        ------
+        sfm.train.NonFiniteLossError
+            If the loss or the gradient becomes NaN or infinite, with the step, the cells and the last good checkpoint.
+        FileNotFoundError
+            If there is no checkpoint where `resume` says.
         """
-        if max_epochs is None and self.adata is not None:
-            max_epochs = max(1, round(_MAX_EPOCHS * min(1, _MANY_CELLS / self.adata.n_obs)))
-        splitter = {"pad_id": self.vocabulary.pad_id, **(kwargs.pop("datasplitter_kwargs", None) or {})}
-        kwargs.setdefault("gradient_clip_val", 1.0)
-        kwargs.setdefault("log_every_n_steps", 1)
-        if (kwargs.get("train_size") or 0) < 1 and kwargs.get("validation_size") != 0:
-            kwargs.setdefault("check_val_every_n_epoch", 1)
-        self.module.train()  # a loaded model is in evaluation mode
+        checkpoint = find_checkpoint(resume=resume, checkpoint_dir=checkpoint_dir)
+        options = {**self._train_defaults(max_epochs, kwargs), **kwargs, "batch_size": batch_size}
+        options["datasplitter_kwargs"] = {
+            "pad_id": self.vocabulary.pad_id,
+            **(options.get("datasplitter_kwargs") or {}),
+        }
+        options["callbacks"] = as_lightning_callbacks(
+            callbacks, report_to=report_to, training_arguments=training_arguments, output_dir=checkpoint_dir
+        )
+        if checkpoint_dir is not None:
+            options["callbacks"].append(TrainingCheckpoint(checkpoint_dir, every_n_steps=checkpoint_every))
+        options["strategy"] = choose_strategy(strategy)
+        options["ckpt_path"] = checkpoint
         if self.history_ is None:
             self.is_trained_ = False  # pretrained elsewhere: scvi-tools would look for a history to extend
-        super().train(max_epochs=max_epochs, batch_size=batch_size, datasplitter_kwargs=splitter, **kwargs)
+        self.module.train()  # a loaded model is in evaluation mode
+        with checkpointed_activations(self.module.network, enabled=gradient_checkpointing):
+            super().train(**options)
+        self._take_whole_weights()
+
+    def _train_defaults(self, max_epochs: int | None, given: dict[str, Any]) -> dict[str, Any]:
+        if max_epochs is None and self.adata is not None:
+            max_epochs = max(1, round(_MAX_EPOCHS * min(1, _MANY_CELLS / self.adata.n_obs)))
+        defaults = {"max_epochs": max_epochs, "gradient_clip_val": 1.0, "log_every_n_steps": 1}
+        if (given.get("train_size") or 0) < 1 and given.get("validation_size") != 0:
+            defaults["check_val_every_n_epoch"] = 1
+        return defaults
+
+    def _install(
+        self, make_module: Callable[[], CellModule], *, lora: dict[str, Any] | None, freeze: Freeze | None
+    ) -> None:
+        """Build the module, and again after sharded training, whose module cannot be used outside of it."""
+
+        def make() -> CellModule:
+            module = make_module()
+            if freeze is not None:
+                freeze_weights(module.network, freeze)
+            if lora is not None:
+                add_lora(module.network, lora)
+            return module
+
+        self._make_module = make
+        self.module = make()
+
+    def _summary(self, config: CellConfig) -> str:
+        """One line for `repr`."""
+        sizes = f"{config.num_hidden_layers} layers, {config.hidden_size} dims"
+        return (
+            f"{type(self).__name__}: {config.backbone_config.model_type}, {sizes}, {len(self.vocabulary)} genes, "
+            f"tokenizer {self.tokenizer.name!r}"
+        )
+
+    def _take_whole_weights(self) -> None:
+        weights = self.trainer.lightning_module.whole_weights
+        if weights is not None:
+            self.module = self._make_module().eval()
+            self.module.network.load_state_dict(weights)
 
     def get_latent_representation(
         self,
@@ -182,89 +271,6 @@ class TokenModel(UnsupervisedTrainingMixin, BaseModelClass):
             batch_size=batch_size or "auto",
             device=self.device,
         )
-
-    def as_pretrained(self) -> PretrainedCells:
-        """Return the network with its tokenizer, as :func:`sfm.load` would."""
-        return PretrainedCells(self.module.network, self.tokenizer, name=type(self).__name__)
-
-    def save_pretrained(
-        self, directory: str | Path, *, card: str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
-        """Write a directory that :func:`sfm.load` and :meth:`from_pretrained` read: safetensors and JSON, no pickle.
-
-        Parameters
-        ----------
-        directory
-            Where to write; made if missing.
-        card
-            Text of the model card, written as `README.md`.
-        dtype
-            Type of the weights on disk, for example `torch.float16` to halve the size.
-        """
-        self.as_pretrained().save_pretrained(directory, card=card, dtype=dtype)
-
-    @classmethod
-    def from_pretrained(cls, model: str | Path | PretrainedCells | None, adata: AnnData, **setup_kwargs: Any) -> Self:
-        """Continue from a pretrained model on new data.
-
-        Parameters
-        ----------
-        model
-            Whatever :func:`sfm.load` takes, or its result; `None` for the bundled model.
-        adata
-            Data to set up, with the tokenizer and vocabulary of the model.
-        setup_kwargs
-            Further arguments of `setup_anndata`: `layer`, `use_raw`, `gene_symbols`, `batch_key`, `labels_key`.
-
-        Returns
-        -------
-        A model with the pretrained weights, ready to embed with or to train on.
-        """
-        pretrained = resolve_model(model)
-        cls.setup_anndata(adata, tokenizer=pretrained, **setup_kwargs)
-        network: Any = pretrained.model
-        loaded = cls(adata, config=network.config.to_dict())
-        load_weights(loaded.module.network, network.state_dict(), source=pretrained.name)
-        loaded.is_trained_ = True
-        loaded.module.eval()
-        return loaded
-
-    @classmethod
-    def load(cls, dir_path: str, adata: AnnData | None = None, *, prefix: str | None = None, **kwargs: Any) -> Self:
-        """Load a model that `save` wrote.
-
-        Nothing in the file is executed: it is refused if it holds more than weights and settings.
-
-        Parameters
-        ----------
-        dir_path
-            Directory that `save` wrote.
-        adata
-            Data to set up in the same way, genes in any order or naming. `None` for the data saved with the model,
-            `False` for none.
-        prefix
-            Prefix of the file names.
-        kwargs
-            Whatever `load` of scvi-tools' models takes.
-
-        Returns
-        -------
-        The model.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no saved model.
-        ValueError
-            If the file is damaged or unsafe, or was written by another class.
-        """
-        refuse_unsafe_pickle(Path(dir_path) / f"{prefix or ''}model.pt")
-        with warnings.catch_warnings():
-            # The vocabulary says which genes count; coverage is checked when the data are tokenized.
-            warnings.filterwarnings("ignore", message=".*var_names.* does not match")
-            loaded = super().load(dir_path, adata, prefix=prefix, **kwargs)
-        loaded.history_ = frames_from_history(loaded.history_)
-        return loaded
 
     def _get_user_attributes(self) -> list[tuple[str, Any]]:
         """What `save` stores, as plain values: others would need the full unpickler."""

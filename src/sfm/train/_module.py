@@ -1,79 +1,100 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
-from torch.nn import functional as F
+from scvi.module.base import BaseModuleClass, LossOutput
 
-from sfm.nn import CellForMaskedLM, mask_tokens
+from sfm.nn._masking import IGNORED
+from sfm.train._parts import loss_by_parts
+from sfm.train._sharding import is_sharded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sfm.nn import CellConfig
+    from sfm.nn import CellModelWithHead
+
+_INPUTS = ("input_ids", "attention_mask", "values")
+# Tokens computed at once. Small on the CPU, whose caches hold one long cell; elsewhere the whole minibatch.
+_MAX_TOKENS = {"cpu": 2048}
 
 
-class MaskedCellModule(BaseModuleClass):
-    """Masked gene prediction as a scvi-tools module.
+class CellModule(BaseModuleClass):
+    """A network of :mod:`sfm.nn` with its objective, as a scvi-tools module.
 
-    Genes are hidden anew in every training step. In validation the hidden genes follow from the cells themselves, so
-    that epochs can be compared.
+    An objective says how the example that the network learns from is made of a minibatch of tokens. In training it is
+    made anew in every step; in validation it follows from the cells themselves, so that epochs can be compared.
 
     Parameters
     ----------
-    config
-        Configuration of the network.
-    mask_probability
-        Share of genes to hide.
+    network
+        The network.
     """
 
-    def __init__(self, config: CellConfig, *, mask_probability: float = 0.15) -> None:
+    #: Whether the loss is a mean over the targets of single cells, so that cells can be computed one after another.
+    by_cell: ClassVar[bool] = True
+
+    def __init__(self, network: CellModelWithHead) -> None:
         super().__init__()
-        self.network = CellForMaskedLM(config)
-        self.mask_probability = mask_probability
+        self.network = network
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
-        return tensors
+    def make_example(self, minibatch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the arguments of the network, labels included.
 
-    def _get_generative_input(self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any]) -> dict[str, Any]:
-        return {}
+        Parameters
+        ----------
+        minibatch
+            `input_ids`, `attention_mask`, and `values` where the tokenizer has them, each of shape `(cells, tokens)`.
+        """
+        raise NotImplementedError
 
-    @auto_move_data
-    def inference(
-        self, input_ids: Tensor, attention_mask: Tensor, values: Tensor | None = None
-    ) -> dict[str, Tensor | None]:
-        """Hide genes, on the device, and predict them."""
-        config = self.network.config
-        masked = mask_tokens(
-            input_ids,
-            attention_mask,
-            values,
-            vocab_size=config.vocab_size,
-            mask_token_id=config.mask_token_id,
-            special_token_ids=config.special_token_ids,
-            probability=self.mask_probability,
-            generator=None if self.training else _generator_of(input_ids),
+    def inputs(self, minibatch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what a minibatch holds for the network.
+
+        Parameters
+        ----------
+        minibatch
+            A minibatch.
+        """
+        return {key: tensor for key, tensor in minibatch.items() if key in _INPUTS}
+
+    def n_targets(self, example: dict[str, Tensor]) -> Tensor:
+        """Count what the loss of each cell is summed over.
+
+        Parameters
+        ----------
+        example
+            What `make_example` returned.
+        """
+        return (example["labels"] != IGNORED).sum(dim=1)
+
+    def forward(self, tensors: dict[str, Tensor], **_: Any) -> tuple[dict[str, Any], dict[str, Any], LossOutput]:
+        """Return what scvi-tools' training plan asks for, of which only the last is not empty.
+
+        Parameters
+        ----------
+        tensors
+            A minibatch.
+        """
+        example = {key: tensor for key, tensor in self.make_example(tensors).items() if tensor is not None}
+        n_targets = self.n_targets(example)
+        in_parts = self.by_cell and not is_sharded(self.network)
+        max_tokens = _MAX_TOKENS.get(n_targets.device.type) if in_parts else None
+        loss = loss_by_parts(self.network, example, n_targets, max_tokens=max_tokens)
+        # The negative log-likelihood of a cell is the sum over its targets, which are shared out evenly.
+        return (
+            {},
+            {},
+            LossOutput(loss=loss, reconstruction_loss=loss.detach() * n_targets, n_obs_minibatch=len(n_targets)),
         )
-        output = self.network(masked.input_ids, attention_mask, masked.values, labels=masked.labels)
-        return {"loss": output.loss, "logits": output.logits, "labels": masked.labels}
 
-    def generative(self) -> dict[str, Any]:
-        """Nothing is generated; the logits come with the inference."""
-        return {}
-
-    def loss(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], generative_outputs: Any
-    ) -> LossOutput:
-        """Cross-entropy in nats: over hidden genes for the gradient, per cell for the logged ELBO."""
-        labels = inference_outputs["labels"]
-        hidden = labels >= 0
-        with torch.no_grad():
-            per_gene = F.cross_entropy(inference_outputs["logits"].float(), labels[hidden], reduction="none")
-            cell = hidden.nonzero()[:, 0]
-            total = torch.zeros(len(labels), device=labels.device).index_add_(0, cell, per_gene)
-            per_cell = total / hidden.sum(dim=1).clamp(min=1)
-        return LossOutput(loss=inference_outputs["loss"], reconstruction_loss=per_cell)
+    @property
+    def starts_from_frequencies(self) -> bool:
+        """Whether the head is new and will be trained, so that it can begin with the frequencies of genes."""
+        bias = self._frequency_bias()
+        if bias is None or bias.shape != (self.network.config.vocab_size,):
+            return False
+        return bool(bias.requires_grad) and not bool(bias.any())
 
     @torch.no_grad()
     def start_from_frequencies(self, counts: Tensor) -> None:
@@ -85,8 +106,21 @@ class MaskedCellModule(BaseModuleClass):
             Occurrences of each token in the training cells, shape `(vocab_size,)`.
         """
         frequencies = (counts.double() + 1) / (counts.double() + 1).sum()
-        self.network.head.bias.copy_(frequencies.log())
+        bias: Any = self._frequency_bias()
+        bias.copy_(frequencies.log())
 
+    def _frequency_bias(self) -> Tensor | None:
+        """Bias of the gene logits, if the network has any."""
+        bias: Tensor | None = getattr(getattr(self.network, "head", None), "bias", None)
+        return bias
 
-def _generator_of(input_ids: Tensor) -> torch.Generator:
-    return torch.Generator(device=input_ids.device).manual_seed(int(input_ids.sum()))
+    def generator(self, minibatch: dict[str, Tensor]) -> torch.Generator | None:
+        """Return the source of randomness: the global one in training, one that the cells determine in validation.
+
+        Parameters
+        ----------
+        minibatch
+            A minibatch.
+        """
+        input_ids = minibatch["input_ids"]
+        return None if self.training else torch.Generator(input_ids.device).manual_seed(int(input_ids.sum()))

@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scvi import settings
+import torch
+from scvi import REGISTRY_KEYS, settings
 from scvi.dataloaders import DataSplitter
 
 from sfm.data._loader import token_loader
@@ -12,11 +13,15 @@ from sfm.tokenizers import TokenizedCells
 
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
-    from torch import Tensor
-    from torch.utils.data import DataLoader
+
+    from sfm.data._loader import TokenLoader
 
 TOKENS_KEY = "tokens"
 VALUES_KEY = "token_values"
+
+_SPLIT = ("train_idx", "val_idx", "test_idx")
+# Names in a minibatch of the categories that `setup_anndata` was given.
+_CATEGORIES = {"batch_index": REGISTRY_KEYS.BATCH_KEY, "label_index": REGISTRY_KEYS.LABELS_KEY}
 
 
 def registered_tokens(manager: AnnDataManager) -> TokenizedCells:
@@ -28,6 +33,9 @@ def registered_tokens(manager: AnnDataManager) -> TokenizedCells:
 class TokenDataSplitter(DataSplitter):
     """scvi-tools' split into training, validation and test cells, read as length-bucketed minibatches.
 
+    A minibatch also holds the rows of its cells in the data, `cell_index`, and the codes of the categories that were
+    registered, `batch_index` and `label_index`.
+
     Parameters
     ----------
     adata_manager
@@ -35,7 +43,7 @@ class TokenDataSplitter(DataSplitter):
     pad_id
         Token id of padding; `None` if any will do.
     distributed_sampler
-        Split the training cells over the processes of a distributed run.
+        Split the training cells over the processes of a distributed run; those of a Lightning trainer are found anyway.
     kwargs
         Whatever :class:`scvi.dataloaders.DataSplitter` takes.
     """
@@ -47,36 +55,78 @@ class TokenDataSplitter(DataSplitter):
         self.pad_id = pad_id
         self.distributed_sampler = distributed_sampler
         self.cells = registered_tokens(adata_manager)
+        self.seed = settings.seed or 0
+
+    @property
+    def obs_names(self) -> np.ndarray:
+        """Names of all cells."""
+        names: np.ndarray = self.adata_manager.adata.obs_names.to_numpy()
+        return names
 
     def token_counts(self, vocab_size: int) -> np.ndarray:
         """How often each token occurs in the training cells, shape `(vocab_size,)`."""
         return np.bincount(self.cells[self.train_idx].input_ids, minlength=vocab_size)
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    def train_dataloader(self) -> TokenLoader:
         """Return shuffled minibatches of the training cells."""
         return self._loader(self.train_idx, shuffle=True, drop_last=self.drop_last)
 
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | None:
+    def val_dataloader(self) -> TokenLoader | None:
         """Return minibatches of the validation cells, in a fixed order; `None` if there are none."""
         return self._loader(self.val_idx) if len(self.val_idx) else None
 
-    def test_dataloader(self) -> DataLoader[dict[str, Tensor]] | None:
+    def test_dataloader(self) -> TokenLoader | None:
         """Return minibatches of the test cells, in a fixed order; `None` if there are none."""
         return self._loader(self.test_idx) if len(self.test_idx) else None
 
-    def _loader(
-        self, indices: np.ndarray, *, shuffle: bool = False, drop_last: bool = False
-    ) -> DataLoader[dict[str, Tensor]]:
+    def state_dict(self) -> dict[str, Any]:
+        """Return which cells are trained on and in what order, for checkpoints."""
+        split = {name: torch.from_numpy(np.asarray(getattr(self, name), dtype=np.int64)) for name in _SPLIT}
+        return {"n_obs": len(self.cells), "seed": self.seed, **split}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the cells of the run that is resumed.
+
+        Parameters
+        ----------
+        state_dict
+            What `state_dict` returned.
+
+        Raises
+        ------
+        ValueError
+            If that run had another number of cells.
+        """
+        if state_dict["n_obs"] != len(self.cells):
+            msg = (
+                f"The checkpoint is of a run on {state_dict['n_obs']} cells, but adata has {len(self.cells)}. Set the "
+                "model up with the same data, or pass resume=False."
+            )
+            raise ValueError(msg)
+        self.seed = state_dict["seed"]
+        for name in _SPLIT:
+            setattr(self, name, state_dict[name].numpy())
+
+    def _loader(self, indices: np.ndarray, *, shuffle: bool = False, drop_last: bool = False) -> TokenLoader:
         options = dict(self.data_loader_kwargs)
-        cells = self.cells[np.asarray(indices)]
+        indices = np.asarray(indices)
+        cells = self.cells[indices]
         sampler = BucketSampler(
             cells.lengths,
             options.pop("batch_size", None) or settings.batch_size,
             shuffle=shuffle,
             drop_last=drop_last,
-            seed=settings.seed or 0,
-            distributed=self.distributed_sampler,
+            seed=self.seed,
+            distributed=self.distributed_sampler or getattr(self.trainer, "world_size", 1) > 1,
         )
         options.setdefault("num_workers", settings.dl_num_workers)
         options.setdefault("persistent_workers", settings.dl_persistent_workers)
+        options["columns"] = {"cell_index": indices, **self._codes(indices)}
         return token_loader(cells, pad_id=self.pad_id, sampler=sampler, pin_memory=self.pin_memory, **options)
+
+    def _codes(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        registered = {name: key for name, key in _CATEGORIES.items() if key in self.adata_manager.data_registry}
+        return {
+            name: np.asarray(self.adata_manager.get_from_registry(key)).ravel()[indices].astype(np.int64)
+            for name, key in registered.items()
+        }
