@@ -15,6 +15,7 @@ from sfm.model._pretrained import PretrainedModel
 from sfm.model._setup import category_fields, tokenizer_from_setup, write_tokens
 from sfm.pp._choose import choose_tokenizer
 from sfm.tl._inference import embed_tokens
+from sfm.tl._precision import matmul_precision
 from sfm.train._checkpoint import TrainingCheckpoint, find_checkpoint
 from sfm.train._freeze import freeze_weights
 from sfm.train._history import plain_values
@@ -188,7 +189,10 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
         if self.history_ is None:
             self.is_trained_ = False  # pretrained elsewhere: scvi-tools would look for a history to extend
         self.module.train()  # a loaded model is in evaluation mode
-        with checkpointed_activations(self.module.network, enabled=gradient_checkpointing):
+        with (
+            checkpointed_activations(self.module.network, enabled=gradient_checkpointing),
+            matmul_precision(),  # the plan may change it
+        ):
             super().train(**options)
         self._take_whole_weights()
 

@@ -38,15 +38,17 @@ def inference_context(device: torch.device, precision: Literal["fp32", "bf16"]) 
         stack.enter_context(torch.inference_mode())
         if precision == "bf16":
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
-        elif device.type == "cpu" and _onednn_is_exact():
-            stack.enter_context(_matmul_precision("medium"))
+        elif device.type == "cpu" and onednn_is_exact():
+            stack.enter_context(matmul_precision("medium"))
         yield
 
 
 @contextmanager
-def _matmul_precision(precision: str) -> Iterator[None]:
+def matmul_precision(precision: str | None = None) -> Iterator[None]:
+    """Set the precision of float32 products, if one is given, and restore afterwards what was set before."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+    if precision is not None:
+        torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:
@@ -54,7 +56,7 @@ def _matmul_precision(precision: str) -> Iterator[None]:
 
 
 @cache
-def _onednn_is_exact() -> bool:
+def onednn_is_exact() -> bool:
     """Whether "medium" products are still float32 on this CPU.
 
     "medium" hands float32 products to oneDNN. Without bf16 tile units that stays float32 and runs up to twice as fast
@@ -62,7 +64,7 @@ def _onednn_is_exact() -> bool:
     """
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 256, 256, generator=generator)
-    with torch.inference_mode(), _matmul_precision("medium"):
+    with torch.inference_mode(), matmul_precision("medium"):
         product = torch.nn.functional.linear(a, b)
     exact = a.double() @ b.double().T
     return bool((product - exact).abs().max() < 1e-4 * exact.abs().max())

@@ -91,5 +91,6 @@ class _KnownGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        scaled = (None if gradient is None else gradient.mul_(grad_output) for gradient in ctx.gradients)
-        return None, None, *scaled
+        # Let go of them, so that they become the gradients themselves instead of being copied.
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, None, *(None if gradient is None else gradient.mul_(grad_output) for gradient in gradients)
