@@ -65,6 +65,14 @@ def test_loss_is_that_of_one_process(
     np.testing.assert_allclose(together[1][0]["vectors"], alone["vectors"], atol=1e-4)
 
 
+def test_callbacks_are_told_the_norm_of_the_whole_gradient(
+    alone: dict[str, Any], together: tuple[str, list[dict[str, Any]]]
+) -> None:
+    assert len(alone["norms"]) == 27
+    for result in together[1]:
+        np.testing.assert_allclose(result["norms"], alone["norms"], rtol=1e-3)
+
+
 def test_processes_end_with_the_same_usable_model(folder: Path, together: tuple[str, list[dict[str, Any]]]) -> None:
     strategy, (first, second) = together
     np.testing.assert_array_equal(first["vectors"], second["vectors"])

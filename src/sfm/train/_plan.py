@@ -192,8 +192,9 @@ class CellTrainingPlan(TrainingPlan):
         if not groups:
             msg = "No weight is left to train: freeze= and lora= leave nothing. Freeze less, or pass lora=."
             raise ValueError(msg)
-        # One pass over the weights, without temporary copies. On CUDA it does not go with clipping in fp16.
-        fused = self.device.type == "cpu" and not is_sharded(self.module.network)
+        # One pass over the weights, without temporary copies; Lightning clips no gradients for it in mixed precision.
+        in_fp32 = self.device.type == "cpu" and self.trainer.precision == "32-true"
+        fused = in_fp32 and not is_sharded(self.module.network)
         optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused or None)
         total = self.trainer.estimated_stepping_batches
         factor = constant if math.isinf(total) else warmup_cosine(int(total), self.warmup, self.min_lr_ratio)

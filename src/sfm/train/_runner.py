@@ -20,8 +20,9 @@ class TokenTrainer(Trainer):
             Further arguments of Lightning.
         """
         with warnings.catch_warnings():
-            # A run may go on without writing checkpoints.
-            warnings.filterwarnings("ignore", message=r".*add the following callbacks: \['TrainingCheckpoint'\]")
+            # A run may go on without writing checkpoints, and without reporting.
+            own = r"'(TrainingCheckpoint|TrainerCallbackAdapter)'"
+            warnings.filterwarnings("ignore", message=rf".*add the following callbacks: \[{own}(, {own})?\]")
             super().fit(*args, **{"weights_only": True, **kwargs})
 
 

@@ -100,9 +100,9 @@ class TrainerCallbackAdapter(Callback):
         self._current(trainer, pl_module).begin_minibatch()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Measures the gradients, which are not clipped yet."""
+        """Measures the gradients, which are not clipped yet, unless the training plan does so itself."""
         # With FSDP, a process holds a share of each gradient, so their norm would be that of the share.
-        if not isinstance(trainer.strategy, FSDPStrategy):
+        if not hasattr(pl_module, "grad_norm") and not isinstance(trainer.strategy, FSDPStrategy):
             self._current(trainer, pl_module).meter.measure_gradients(optimizer)
 
     def on_train_batch_end(

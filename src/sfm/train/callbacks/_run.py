@@ -197,7 +197,8 @@ class TransformersRun:
 
     def _log_training(self) -> None:
         self._logged_step = self.state.global_step
-        loss, norm, rate = self.meter.pop_loss(self.trainer), self.meter.grad_norm, self.meter.learning_rate
+        loss, rate = self.meter.pop_loss(self.trainer), self.meter.learning_rate
+        norm = getattr(self.module, "grad_norm", self.meter.grad_norm)
         found = {"loss": loss, "grad_norm": norm, "learning_rate": rate}
         self.log({name: float(value) for name, value in found.items() if value is not None}, speed=True)
 
