@@ -19,16 +19,28 @@ def cell(value: Any) -> str:
     return {None: "", "": ""}.get(value, str(value))
 
 
+def fold(frame: pd.DataFrame) -> pd.DataFrame:
+    """Put what belongs to an objective into few columns, which a page has room for."""
+    if "model" not in frame.columns:
+        return frame
+    classes = [
+        f":class:`~sfm.nn.{row.model}`" + (f", `{row.auto_class}`" if row.auto_class else "")
+        for row in frame.itertuples()
+    ]
+    notes = [
+        f"{row.description} Learns from {' and '.join(f'`{name}`' for name in row.labels.split(', '))}."
+        + (f" Needs: {row.needs}." if row.needs else "")
+        for row in frame.itertuples()
+    ]
+    return frame[[]].assign(classes=classes, description=notes)
+
+
 def list_table(frame: pd.DataFrame) -> list[str]:
     """Write a data frame as a `list-table`, its index as the first column, names of classes as links."""
-    names = [frame.index.name, *frame.columns]
-    rows = [[name.replace("_", " ") for name in names]]
+    frame = fold(frame)
+    rows = [[name.replace("_", " ") for name in (frame.index.name, *frame.columns)]]
     for index, row in frame.iterrows():
-        entries = [cell(value) for value in row]
-        rows.append([f"`{index}`", *entries])
-    if "model" in frame.columns:
-        at = names.index("model")
-        rows[1:] = [[*row[:at], f":class:`~sfm.nn.{row[at]}`", *row[at + 1 :]] for row in rows[1:]]
+        rows.append([f"`{index}`" if frame.index.name == "backbone" else str(index), *map(cell, row)])
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in rows:
         lines += [f"   {'* -' if i == 0 else '  -'} {entry}" for i, entry in enumerate(row)]

@@ -111,6 +111,12 @@ def test_resume_takes_the_learning_rate_it_is_given(tmp_path: Path) -> None:
         assert torch.equal(weight, saved[f"module.{name}"])
 
 
+def test_resume_with_other_groups_of_weights_is_refused(tmp_path: Path) -> None:
+    run(max_epochs=1, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match="trained 2 groups of weights, this run has 4: freeze=, lora= or head_lr"):
+        run(checkpoint_dir=tmp_path, resume=True, plan_kwargs={"head_lr": 1e-2})
+
+
 def test_checkpoints_need_no_unpickler(tmp_path: Path) -> None:
     run(max_epochs=1, checkpoint_dir=tmp_path)
     content = torch.load(checkpoints_in(tmp_path)[-1] / "training.ckpt", weights_only=True)

@@ -248,6 +248,12 @@ class CellTrainingPlan(TrainingPlan):
         rates = {"lr": self.lr, "head_lr": self.head_lr, "weight_decay": self.weight_decay}
         own = [group["lr"] for group in parameter_groups(self.module.network, **rates)]
         schedule, groups = checkpoint["lr_schedulers"][0], checkpoint["optimizer_states"][0]["param_groups"]
+        if len(own) != len(groups):
+            msg = (
+                f"The checkpoint trained {len(groups)} groups of weights, this run has {len(own)}: freeze=, lora= or "
+                "head_lr are others. Pass those of the run that wrote it, or resume=False."
+            )
+            raise ValueError(msg)
         for group, before, rate in zip(groups, schedule["base_lrs"], own, strict=True):
             group["lr"] = rate * (group["lr"] / before if before else 1.0)
             group["initial_lr"] = rate
