@@ -63,7 +63,7 @@ def assert_same(model: MaskedCellModel, whole: MaskedCellModel) -> None:
     for name in CURVES:
         np.testing.assert_allclose(curve(model, name), curve(whole, name), rtol=1e-4)
     for weight, expected in zip(model.module.parameters(), whole.module.parameters(), strict=True):
-        torch.testing.assert_close(weight, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(weight, expected, rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize(

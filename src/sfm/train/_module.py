@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -38,6 +39,7 @@ class CellModule(BaseModuleClass):
         super().__init__()
         self.network = network
 
+    @abstractmethod
     def make_example(self, minibatch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the arguments of the network, labels included.
 
@@ -46,7 +48,6 @@ class CellModule(BaseModuleClass):
         minibatch
             `input_ids`, `attention_mask`, and `values` where the tokenizer has them, each of shape `(cells, tokens)`.
         """
-        raise NotImplementedError
 
     def inputs(self, minibatch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what a minibatch holds for the network.
