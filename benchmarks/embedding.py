@@ -95,7 +95,7 @@ def run_rival(shape: str, cells: list[np.ndarray], batch_size: int) -> tuple[np.
 
 def run_sfm(shape: str, cells: list[np.ndarray], batch_size: int) -> tuple[np.ndarray, float]:
     """The loop of tl.embed."""
-    from sfm.tl._inference import embed_tokens
+    from sfm.inference import embed_tokens
     from sfm.tokenizers import TokenizedCells
 
     model = make_model(shape)

@@ -271,7 +271,7 @@ def test_progress_on_long_work_unless_silenced(
     delay: float,
     shown: bool,
 ) -> None:
-    monkeypatch.setattr("sfm.tl._inference._PROGRESS_DELAY", delay)
+    monkeypatch.setattr("sfm.inference._loop._PROGRESS_DELAY", delay)
     sc.settings.verbosity = verbosity
     sfm.tl.embed(toy_cells(60), toy_model())
     assert ("Embedding" in capsys.readouterr().err) == shown

@@ -11,11 +11,11 @@ from scvi.model.base import UnsupervisedTrainingMixin
 
 from sfm._docs import INPUT, doc_params
 from sfm.data import encode_cells
+from sfm.inference import embed_tokens
+from sfm.inference._precision import matmul_precision
 from sfm.model._pretrained import PretrainedModel
 from sfm.model._setup import category_fields, tokenizer_from_setup, write_tokens
 from sfm.pp._choose import choose_tokenizer
-from sfm.tl._inference import embed_tokens
-from sfm.tl._precision import matmul_precision
 from sfm.train._checkpoint import TrainingCheckpoint, find_checkpoint
 from sfm.train._freeze import freeze_weights
 from sfm.train._history import plain_values

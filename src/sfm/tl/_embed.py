@@ -12,8 +12,8 @@ from sfm._views import own_data
 from sfm._warn import warn
 from sfm.checkpoints._resolve import resolve_model
 from sfm.data import encode_cells
-from sfm.tl._inference import embed_tokens
-from sfm.tl._precision import Precision, choose_device, choose_precision
+from sfm.inference import embed_tokens
+from sfm.inference._precision import Precision, choose_device, choose_precision
 from sfm.tokenizers import TokenizedCells
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from scvi import settings
 from scvi.train import TrainingPlan
 from torchmetrics import MeanMetric, Metric
 
-from sfm.tl._precision import onednn_is_exact
+from sfm.inference._precision import onednn_is_exact
 from sfm.train._finite import refuse_infinite
 from sfm.train._history import frames_from_history, plain_values
 from sfm.train._optimizer import constant, parameter_groups, warmup_cosine

@@ -1,9 +1,9 @@
-"""The loop that turns tokens into vectors, shared by `tl.embed` and the model classes."""
+"""The loop over minibatches of cells of similar length."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -12,15 +12,16 @@ from tqdm.auto import tqdm
 from sfm import _logging as logg
 from sfm.data._loader import collate
 from sfm.data._sampler import length_sorted_minibatches
-from sfm.tl._precision import choose_device, choose_precision, inference_context
+from sfm.inference._precision import Precision, choose_device, choose_precision, inference_context
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Literal
+    from collections.abc import Callable, Iterator
 
-    from sfm.protocols import ModelProtocol
-    from sfm.tl._precision import Precision
+    from torch import Tensor
+
     from sfm.tokenizers import TokenizedCells
+
+BatchSize = int | Literal["auto"]
 
 # Tokens per minibatch. Small on the CPU: its caches hold one long cell, and cells of equal length need no padding.
 _MAX_TOKENS = {"cpu": 2048, "mps": 16_384, "cuda": 131_072}
@@ -29,52 +30,54 @@ _MAX_TOKENS = {"cpu": 2048, "mps": 16_384, "cuda": 131_072}
 _PROGRESS_DELAY = 2.0
 
 
-def embed_tokens(
-    model: ModelProtocol,
+def run_tokens(
+    model: Any,
+    compute: Callable[[dict[str, Tensor]], tuple[Tensor, ...]],
     cells: TokenizedCells,
     *,
     pad_id: int | None,
-    pooling: str | None = None,
-    batch_size: int | Literal["auto"] = "auto",
+    doing: str,
+    batch_size: BatchSize = "auto",
     device: str | torch.device = "auto",
     precision: Precision = "auto",
-) -> np.ndarray:
-    """Embed tokenized cells; one float32 row per cell, in order, zeros for cells without tokens."""
+) -> tuple[np.ndarray, ...]:
+    """Compute matrices with one float32 row per cell, in the order of the cells.
+
+    Parameters
+    ----------
+    model
+        What is computed with; a torch module is moved to the device and put in evaluation mode meanwhile.
+    compute
+        Function of a minibatch that returns tensors of shape `(cells, ...)`.
+    cells
+        Tokenized cells.
+    pad_id
+        Token id of padding; `None` if any will do.
+    doing
+        Title of the progress bar.
+    batch_size, device, precision
+        As in :func:`sfm.tl.embed`.
+    """
     chosen, in_precision = choose_device(device), choose_precision(precision)
     minibatches = length_sorted_minibatches(cells.lengths, **_minibatch_limits(batch_size, chosen))
-    options = {} if pooling is None else {"pooling": pooling}
-    result: np.ndarray | None = None
-    progress = tqdm(
-        total=len(cells), desc="Embedding", unit="cell", delay=_PROGRESS_DELAY, disable=not logg.show_progress()
-    )
+    results: tuple[np.ndarray, ...] = ()
+    progress = tqdm(total=len(cells), desc=doing, unit="cell", delay=_PROGRESS_DELAY, disable=not logg.show_progress())
     with progress, _in_eval_mode(model, chosen), inference_context(chosen, in_precision):
         for rows in minibatches:
             minibatch = {k: v.to(chosen) for k, v in collate(cells, rows, pad_id=pad_id).items()}
-            vectors = _encode(model, minibatch, options)
-            if result is None:
-                result = np.zeros((len(cells), vectors.shape[1]), dtype=np.float32)
-            result[rows] = vectors.float().cpu().numpy()
+            computed = compute(minibatch)
+            if not results:
+                results = tuple(np.zeros((len(cells), *part.shape[1:]), dtype=np.float32) for part in computed)
+            for result, part in zip(results, computed, strict=True):
+                result[rows] = part.float().cpu().numpy()
             progress.update(len(rows))
-    if result is None:
-        msg = "There are no cells to embed."
+    if not results:
+        msg = f"There are no cells ({doing.lower()})."
         raise ValueError(msg)
-    result[cells.lengths == 0] = 0
-    return result
+    return results
 
 
-def _encode(model: ModelProtocol, minibatch: dict[str, torch.Tensor], options: dict[str, Any]) -> torch.Tensor:
-    vectors = model.encode(**minibatch, **options)
-    n_cells = minibatch["input_ids"].shape[0]
-    if vectors.ndim != 2 or vectors.shape[0] != n_cells:
-        msg = (
-            f"{type(model).__name__}.encode returned shape {tuple(vectors.shape)} for {n_cells} cells; "
-            "sfm.ModelProtocol asks for (cells, dims)."
-        )
-        raise ValueError(msg)
-    return vectors
-
-
-def _minibatch_limits(batch_size: int | Literal["auto"], device: torch.device) -> dict[str, int]:
+def _minibatch_limits(batch_size: BatchSize, device: torch.device) -> dict[str, int]:
     if batch_size == "auto":
         return {"max_tokens": _MAX_TOKENS.get(device.type, 16_384)}
     if not isinstance(batch_size, int | np.integer) or isinstance(batch_size, bool) or batch_size < 1:
