@@ -44,6 +44,13 @@ def config(make_config: Callable[..., CellConfig]) -> CellConfig:
         pair_margin=0.2,
         pair_temperature=0.5,
         classifier_dropout=0.3,
+        sequence_encoder="gru",
+        sequence_encoder_layers=2,
+        feedforward_sizes=(32, 8),
+        sample_pooling="attention",
+        head_initializer="xavier_normal",
+        label_smoothing=0.1,
+        label_weights=(1, 2, 0.5),
         id2label=LABELS,
     )
 
@@ -120,6 +127,12 @@ def test_bos_is_the_cell_token(config: CellConfig) -> None:
     assert "bos_token_id" not in config.to_dict()
 
 
+def test_settings_of_heads_are_plain_lists(config: CellConfig) -> None:
+    assert config.feedforward_sizes == [32, 8]
+    assert config.label_weights == [1.0, 2.0, 0.5]
+    assert json.loads(config.to_json_string())["label_weights"] == [1.0, 2.0, 0.5]
+
+
 def test_labels(make_config: Callable[..., CellConfig], tmp_path: Path) -> None:
     named = make_config(id2label=LABELS)
     named.save_pretrained(tmp_path)
@@ -135,7 +148,7 @@ def test_labels(make_config: Callable[..., CellConfig], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pooling": "median"}, "Unknown pooling='median'. Choose one of 'mean', 'cls', 'last', 'max'"),
+        ({"pooling": "median"}, "Unknown pooling='median'. Choose one of 'mean', 'cls', 'last', 'max', 'attention'"),
         ({"value_embedding": "bin"}, "Unknown value_embedding='bin'"),
         ({"value_likelihood": "poisson"}, "Unknown value_likelihood='poisson'"),
         ({"pair_mode": "triplet"}, "Unknown pair_mode='triplet'"),
@@ -145,6 +158,33 @@ def test_labels(make_config: Callable[..., CellConfig], tmp_path: Path) -> None:
         (
             {"problem_type": "single_label_classification", "num_labels": 1},
             "needs two labels or more, but num_labels=1",
+        ),
+        (
+            {"sequence_encoder": "cnn"},
+            "Unknown sequence_encoder='cnn'. Choose one of None, 'lstm', 'gru', 'transformer'",
+        ),
+        ({"sample_pooling": "cls"}, "Unknown sample_pooling='cls'"),
+        ({"head_initializer": "ones"}, "Unknown head_initializer='ones'"),
+        ({"sequence_encoder": "lstm", "sequence_encoder_layers": 0}, "sequence_encoder_layers=0: it needs a layer"),
+        (
+            {"sequence_encoder": "lstm", "sizes": {"hidden_size": 15, "num_attention_heads": 3}},
+            "sequence_encoder='lstm' shares hidden_size=15 between two directions",
+        ),
+        (
+            {"sequence_encoder": "transformer", "sizes": {"hidden_size": 18, "num_attention_heads": 4}},
+            "sequence_encoder='transformer' shares hidden_size=18 among num_attention_heads=4",
+        ),
+        ({"feedforward_sizes": [8, 0]}, r"feedforward_sizes=\[8, 0\] has a layer without outputs"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0 is not a share"),
+        ({"label_smoothing": -0.1}, "label_smoothing=-0.1 is not a share"),
+        ({"id2label": LABELS, "label_weights": [1.0, 2.0]}, "label_weights has 2 weights for 3 labels"),
+        ({"num_labels": 2, "label_weights": [1.0, -1.0]}, r"label_weights=\[1.0, -1.0\] must be finite"),
+        ({"num_labels": 2, "label_weights": [0.0, 0.0]}, "at least one of them positive"),
+        ({"num_labels": 2, "label_weights": [1.0, float("nan")]}, "must be finite"),
+        ({"num_labels": 1, "label_smoothing": 0.1}, "label_smoothing=0.1 has no meaning for regression"),
+        (
+            {"num_labels": 2, "problem_type": "regression", "label_weights": [1.0, 1.0]},
+            "label_weights=.* has no meaning for regression",
         ),
     ],
 )
@@ -172,6 +212,8 @@ def test_for_tokenizer(tokenizer: str) -> None:
 def test_old_configurations_describe_the_same_model(make_config: Callable[..., CellConfig]) -> None:
     """What has been added since needs no setting: models saved before load with the same weights."""
     added = ["eos_token_id", "sep_token_id", "type_vocab_size", "value_likelihood", "pair_mode", "pair_margin"]
+    added += ["sequence_encoder", "sequence_encoder_layers", "feedforward_sizes", "sample_pooling", "head_initializer"]
+    added += ["label_smoothing", "label_weights"]
     settings = make_config(eos_token_id=None).to_dict()
     old = CellConfig.from_dict({key: value for key, value in settings.items() if key not in added})
     assert plain(old) == plain(make_config(eos_token_id=None))

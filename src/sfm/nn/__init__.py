@@ -9,10 +9,12 @@ from transformers import AutoConfig, AutoModel
 
 from sfm.nn._backbone import BACKBONES, backbone_config
 from sfm.nn._causal import CausalCellOutput, CellForCausalLM
-from sfm.nn._classification import CellForSequenceClassification, CellForTokenClassification, ClassifierOutput
+from sfm.nn._classification import CellForSequenceClassification, CellForTokenClassification
 from sfm.nn._config import CellConfig
+from sfm.nn._distance import ReferenceDistance
 from sfm.nn._embedder import CellEmbedder
 from sfm.nn._generation import EachGeneOnce
+from sfm.nn._labelling import ClassifierOutput
 from sfm.nn._likelihood import negative_binomial_log_likelihood, zero_inflated_log_likelihood
 from sfm.nn._masked import CellForMaskedLM, MaskedCellOutput
 from sfm.nn._masked_value import CellForMaskedValue, MaskedValueOutput
@@ -22,7 +24,7 @@ from sfm.nn._multiple_choice import CellForMultipleChoice, MultipleChoiceOutput
 from sfm.nn._objectives import OBJECTIVES, Objective, register_with_transformers
 from sfm.nn._pair_prediction import CellForPairPrediction, PairPredictionOutput
 from sfm.nn._pairs import join_pairs, sample_pairs
-from sfm.nn._pooling import pool
+from sfm.nn._pooling import AttentionPooling, pool
 from sfm.nn._pretraining import CellForPreTraining, PreTrainingOutput
 from sfm.nn._question_answering import CellForQuestionAnswering, QuestionAnsweringOutput, best_spans
 from sfm.nn._sequences import append_token, causal_labels, insert_token, stack_choices
@@ -32,6 +34,7 @@ __all__ = [
     "BACKBONES",
     "HIDDEN_VALUE",
     "OBJECTIVES",
+    "AttentionPooling",
     "CausalCellOutput",
     "CellConfig",
     "CellEmbedder",
@@ -57,6 +60,7 @@ __all__ = [
     "PairPredictionOutput",
     "PreTrainingOutput",
     "QuestionAnsweringOutput",
+    "ReferenceDistance",
     "append_token",
     "backbone_config",
     "best_spans",

@@ -6,11 +6,17 @@ import numpy as np
 from transformers import AutoConfig, PreTrainedConfig
 
 from sfm.nn._backbone import backbone_config as make_backbone_config
+from sfm.nn._label_settings import refuse_contradicting_labels, refuse_misfit_head
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sfm.tokenizers import Tokenizer
 
-Pooling = Literal["mean", "cls", "last", "max"]
+Pooling = Literal["mean", "cls", "last", "max", "attention"]
+SequenceEncoding = Literal["lstm", "gru", "transformer"]
+SamplePoolingKind = Literal["mean", "max", "attention"]
+HeadInitializer = Literal["normal", "xavier_uniform", "xavier_normal", "zeros"]
 ValueEmbedding = Literal["bins", "continuous"]
 ValueLikelihood = Literal["mse", "nb", "zinb"]
 PairMode = Literal["joint", "cosine", "contrastive"]
@@ -22,6 +28,9 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "value_likelihood": get_args(ValueLikelihood),
     "pair_mode": get_args(PairMode),
     "problem_type": (None, *get_args(ProblemType)),
+    "sequence_encoder": (None, *get_args(SequenceEncoding)),
+    "sample_pooling": (None, *get_args(SamplePoolingKind)),
+    "head_initializer": get_args(HeadInitializer),
 }
 _TOKENS = ("pad_token_id", "mask_token_id", "cls_token_id", "eos_token_id", "sep_token_id")
 
@@ -37,8 +46,9 @@ class CellConfig(PreTrainedConfig):
         Configuration of the backbone: a transformers configuration, its dictionary with `model_type`, or `None` for a
         BERT of default size.
     pooling
-        How token vectors become a cell vector: their `"mean"`, the `"cls"` token, the `"last"` token, or the `"max"`
-        per dimension. Mean and max leave special tokens out.
+        How token vectors become a cell vector: their `"mean"`, the `"cls"` token, the `"last"` token, the `"max"` per
+        dimension, or a mean with learnt weights, `"attention"` (see :class:`AttentionPooling`), which objectives on
+        whole cells train. Mean, max and attention leave special tokens out.
     value_embedding
         How expression values enter: `"bins"` (one vector per bin), `"continuous"` (a small network on the value), or
         `None` where only the order of the genes carries expression.
@@ -73,7 +83,25 @@ class CellConfig(PreTrainedConfig):
     pair_temperature
         What cosine similarities are divided by, with `pair_mode="contrastive"`.
     classifier_dropout
-        Dropout in front of the output layer of classifiers.
+        Dropout in front of each layer of a classifier's head.
+    sequence_encoder
+        A network that classifiers run over the token vectors before pooling: a bidirectional `"lstm"` or `"gru"`, a
+        `"transformer"` encoder, or `None`.
+    sequence_encoder_layers
+        Its layers.
+    feedforward_sizes
+        Widths of the hidden layers between pooling and the output layer of classifiers.
+    sample_pooling
+        How :class:`CellForSequenceClassification` turns the cells of a sample into one vector: their `"mean"`, the
+        `"max"` per dimension, or gated `"attention"`. `None` for models that label cells.
+    head_initializer
+        How the linear layers of a classifier's head start: `"normal"` with `initializer_range`, `"xavier_uniform"`,
+        `"xavier_normal"` (Glorot and Bengio 2010), or `"zeros"`, where the output layer alone is zero.
+    label_smoothing
+        Share of the target that a classifier's loss spreads evenly over all labels (Szegedy et al. 2016), from 0 to
+        below 1.
+    label_weights
+        Weight of each label in a classifier's loss, in their order; `None` for equal weights.
     kwargs
         Whatever :class:`transformers.PreTrainedConfig` takes: `num_labels`, `id2label`, `label2id`, `problem_type`, ...
 
@@ -110,6 +138,13 @@ class CellConfig(PreTrainedConfig):
         pair_margin: float = 0.0,
         pair_temperature: float = 0.1,
         classifier_dropout: float = 0.1,
+        sequence_encoder: SequenceEncoding | None = None,
+        sequence_encoder_layers: int = 1,
+        feedforward_sizes: Sequence[int] = (),
+        sample_pooling: SamplePoolingKind | None = None,
+        head_initializer: HeadInitializer = "normal",
+        label_smoothing: float = 0.0,
+        label_weights: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         self.vocab_size = vocab_size
@@ -132,7 +167,14 @@ class CellConfig(PreTrainedConfig):
         self.pair_margin = pair_margin
         self.pair_temperature = pair_temperature
         self.classifier_dropout = classifier_dropout
-        _refuse_contradicting_labels(**kwargs)
+        self.sequence_encoder = sequence_encoder
+        self.sequence_encoder_layers = sequence_encoder_layers
+        self.feedforward_sizes = [int(size) for size in feedforward_sizes]
+        self.sample_pooling = sample_pooling
+        self.head_initializer = head_initializer
+        self.label_smoothing = label_smoothing
+        self.label_weights = None if label_weights is None else [float(weight) for weight in label_weights]
+        refuse_contradicting_labels(**kwargs)
         # What the whole model is asked for is handed down to the backbone, and would replace what that was asked for.
         kwargs.setdefault("attn_implementation", getattr(self.backbone_config, "_attn_implementation", None))
         super().__init__(**kwargs)
@@ -201,30 +243,7 @@ class CellConfig(PreTrainedConfig):
             if token is not None and not 0 <= token < self.vocab_size:
                 msg = f"{name}={token!r} is not below vocab_size={self.vocab_size!r}. Pass None, or count it in vocab_size."
                 raise ValueError(msg)
-
-
-def _refuse_contradicting_labels(
-    *,
-    num_labels: int | None = None,
-    id2label: dict[Any, str] | None = None,
-    label2id: dict[str, int] | None = None,
-    problem_type: str | None = None,
-    **_: Any,
-) -> None:
-    """Raise where transformers would take one and drop the other."""
-    # Keys that were read from a file are strings; there `from_pretrained(..., num_labels=)` replaces the labels.
-    written_by_hand = id2label if id2label and all(isinstance(number, int) for number in id2label) else None
-    if written_by_hand and num_labels is not None and len(written_by_hand) != num_labels:
-        msg = f"num_labels={num_labels!r}, but id2label names {len(written_by_hand)} labels. Leave num_labels out."
-        raise ValueError(msg)
-    if problem_type == "single_label_classification" and num_labels == 1:
-        msg = f"{problem_type=} needs two labels or more, but num_labels=1. Count all labels, or choose 'regression'."
-        raise ValueError(msg)
-    if id2label is not None and label2id is not None:
-        inverse = {label: int(number) for number, label in id2label.items()}
-        if inverse != {label: int(number) for label, number in label2id.items()}:
-            msg = "label2id is not the inverse of id2label. Leave label2id out."
-            raise ValueError(msg)
+        refuse_misfit_head(self)
 
 
 def _as_config(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedConfig:

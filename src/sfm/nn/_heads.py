@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import initialization as init
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,22 +27,12 @@ class GenePredictionHead(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
+    def _init_own_weights(self, config: CellConfig) -> None:
+        init.zeros_(self.bias)
+
     def forward(self, hidden: Tensor, gene_embedding: Tensor) -> Tensor:
         """Map `(..., dims)` to `(..., vocab_size)`."""
         return F.linear(self.norm(F.gelu(self.transform(hidden))), gene_embedding, self.bias)
-
-
-class ClassificationHead(nn.Module):
-    """Label logits from cell or token vectors."""
-
-    def __init__(self, config: CellConfig) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 0)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Map `(..., dims)` to `(..., num_labels)`."""
-        return self.classifier(self.dropout(vectors))
 
 
 class PairHead(nn.Module):
@@ -99,6 +90,10 @@ class ValueHead(nn.Module):
             self.log_dispersion = nn.Parameter(torch.zeros(config.vocab_size))
         if self.likelihood == "zinb":
             self.zero = nn.Linear(config.hidden_size, 1)
+
+    def _init_own_weights(self, config: CellConfig) -> None:
+        if self.likelihood != "mse":
+            init.zeros_(self.log_dispersion)
 
     def forward(self, hidden: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Map `(..., dims)` and genes `(...)` to value or log-rate, log-dispersion and zero logits, float32 `(...)`."""

@@ -12,7 +12,7 @@ from sfm.nn._backbone import arguments_of, build_backbone, first_position
 from sfm.nn._config import CellConfig
 from sfm.nn._embedder import CellEmbedder
 from sfm.nn._fitness import refuse_misfit
-from sfm.nn._pooling import pool
+from sfm.nn._pooling import AttentionPooling, pool
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,6 +49,13 @@ class CellPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    def _init_weights(self, module: nn.Module) -> None:
+        """Fill in what transformers does not know: of our own modules, those with weights of their own say how."""
+        super()._init_weights(module)
+        initialize = getattr(module, "_init_own_weights", None)
+        if initialize is not None:
+            initialize(self.config)
+
 
 class CellModel(CellPreTrainedModel):
     """Gene and value embedding, a transformers backbone, and pooling.
@@ -69,13 +76,14 @@ class CellModel(CellPreTrainedModel):
     """
 
     # The heads of models with an objective are left out when only the cell vectors are wanted.
-    _keys_to_ignore_on_load_unexpected = [r"^head\."]
+    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^distance\.", r"^temperature$"]
 
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)
         refuse_misfit(config.backbone_config)
         self.embedder = CellEmbedder(config)
         self.backbone = build_backbone(config.backbone_config)
+        self.attention_pooling = AttentionPooling(config) if config.pooling == "attention" else None
         self._arguments = arguments_of(self.backbone)
         self._first_position = first_position(self.backbone)
         self.post_init()
@@ -170,7 +178,7 @@ class CellModel(CellPreTrainedModel):
         return self.pool(hidden, input_ids, attention_mask, pooling=pooling)
 
     def pool(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor, *, pooling: Pooling | None) -> Tensor:
-        """Pool token vectors; mean and max over gene tokens only.
+        """Pool token vectors; mean, max and attention over gene tokens only.
 
         Parameters
         ----------
@@ -186,10 +194,49 @@ class CellModel(CellPreTrainedModel):
         Returns
         -------
         Cell vectors, shape `(cells, dims)`.
+
+        Raises
+        ------
+        ValueError
+            If `pooling` is `"attention"` and the model was configured otherwise.
         """
         pooling = self.config.pooling if pooling is None else pooling
+        if pooling == "attention":
+            return self._attention_pooling()(hidden, self.is_gene(input_ids, attention_mask))
         mask = self.is_gene(input_ids, attention_mask) if pooling in ("mean", "max") else attention_mask
         return pool(hidden, mask, pooling)
+
+    def pooling_weights(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return how much each token counts in pooling by attention.
+
+        Parameters
+        ----------
+        hidden
+            Token vectors, shape `(cells, tokens, dims)`.
+        input_ids
+            Token ids, shape `(cells, tokens)`.
+        attention_mask
+            One where a token stands, same shape.
+
+        Returns
+        -------
+        Weights, float32, shape `(cells, tokens)`; they sum to one per cell, and special tokens and padding have none.
+
+        Raises
+        ------
+        ValueError
+            If the model pools in another way.
+        """
+        return self._attention_pooling().weights(hidden, self.is_gene(input_ids, attention_mask))
+
+    def _attention_pooling(self) -> AttentionPooling:
+        if self.attention_pooling is None:
+            msg = (
+                f"This model has no weights for pooling by 'attention': it was configured with "
+                f"pooling={self.config.pooling!r}. Choose 'mean', 'cls', 'last' or 'max'."
+            )
+            raise ValueError(msg)
+        return self.attention_pooling
 
     def is_gene(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Say where genes stand, and neither special tokens nor padding.

@@ -105,7 +105,7 @@ _ROWS = (
         CellForSequenceClassification,
         AutoModelForSequenceClassification,
         ("labels",),
-        "Predicts one label per cell, several, or numbers.",
+        "Predicts one label per cell or per sample of cells, several, or numbers.",
     ),
     Objective(
         "gene labels",

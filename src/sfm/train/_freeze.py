@@ -21,7 +21,7 @@ def freeze_weights(network: CellModelWithHead, freeze: Freeze) -> None:
         A model of :mod:`sfm.nn` with a head.
     freeze
         `"embeddings"`: those of genes, values and token types. A number: the embeddings, and that many layers from the
-        bottom. `"backbone"`: everything but the head.
+        bottom. `"backbone"`: everything but the head, and the pooling if that has weights.
 
     Raises
     ------
@@ -33,7 +33,8 @@ def freeze_weights(network: CellModelWithHead, freeze: Freeze) -> None:
         case "embeddings":
             frozen: list[nn.Module] = [cell.embedder]
         case "backbone":
-            frozen = [cell]
+            # Pooling that is learnt belongs to what is trained; frozen, its query would stay at the mean.
+            frozen = [cell.embedder, cell.backbone]
         case int() if not isinstance(freeze, bool):
             frozen = [cell.embedder, *_lowest_layers(cell.backbone, freeze)]
         case _:
