@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfm import data, datasets, genes, get, model, nn, pp, tl, tokenizers, train
+    from sfm import annotation, data, datasets, genes, get, metrics, model, nn, pl, pp, tl, tokenizers, train
     from sfm._settings import settings
     from sfm.checkpoints import PretrainedCells, list_models, load
     from sfm.genes import GeneVocabulary
@@ -22,14 +22,17 @@ __all__ = [
     "PretrainedCells",
     "TokenizedCellProtocol",
     "TokenizedCells",
+    "annotation",
     "data",
     "datasets",
     "genes",
     "get",
     "list_models",
     "load",
+    "metrics",
     "model",
     "nn",
+    "pl",
     "pp",
     "settings",
     "tl",
@@ -37,7 +40,21 @@ __all__ = [
     "train",
 ]
 
-_MODULES = {"data", "datasets", "genes", "get", "model", "nn", "pp", "tl", "tokenizers", "train"}
+_MODULES = {
+    "annotation",
+    "data",
+    "datasets",
+    "genes",
+    "get",
+    "metrics",
+    "model",
+    "nn",
+    "pl",
+    "pp",
+    "tl",
+    "tokenizers",
+    "train",
+}
 _OBJECTS = {
     "GeneVocabulary": "sfm.genes",
     "ModelProtocol": "sfm.protocols",
