@@ -21,6 +21,7 @@ StateKind = Literal["counts", "almost_counts", "normalized", "log1p", "scaled", 
 _LOG1P_MAX = 20.0
 _NEAR_INTEGER = 1e-3
 _PROBE_ROWS = 256
+_NEEDED = {"counts": "raw counts", "log1p": "log1p-normalised values"}
 _BLOCK = 1 << 16
 
 
@@ -78,20 +79,28 @@ def _fractional_state(X: sparse.csr_matrix, high: float) -> InputState:
     data = X.data
     distance = np.abs(data - np.rint(data))
     fractional = distance > 0
-    example, share = float(data[fractional][0]), float(fractional.mean())
+    example, share = float(data[fractional.argmax()]), float(fractional.mean())
     if float((distance > _NEAR_INTEGER).mean()) < 0.1 and high > 1:
         return InputState("almost_counts", data.size, example, share)
-    sums = np.asarray(X.sum(axis=1), dtype=np.float64).ravel()
-    sums = sums[sums > 0]
-    equal_sums = sums.size > 1 and float(sums.std()) < 1e-3 * float(sums.mean())
-    kind: StateKind = "log1p" if high <= _LOG1P_MAX and not equal_sums else "normalized"
+    is_log1p = high <= _LOG1P_MAX and (not _equal_sums(X) or _equal_sums(X.expm1()))  # both: the cells are equal
+    kind: StateKind = "log1p" if is_log1p else "normalized"
     return InputState(kind, data.size, example, share)
 
 
+def _equal_sums(X: sparse.csr_matrix) -> bool:
+    sums = np.asarray(X.sum(axis=1), dtype=np.float64).ravel()
+    sums = sums[sums > 0]
+    return sums.size > 1 and float(sums.std()) < 1e-3 * float(sums.mean())
+
+
 def check_input_state(
-    adata: AnnData, matrix: CountMatrix, values: sparse.csr_matrix, *, requires: Literal["counts"] = "counts"
+    adata: AnnData,
+    matrix: CountMatrix,
+    values: sparse.csr_matrix,
+    *,
+    requires: StateKind | tuple[StateKind, ...] = "counts",
 ) -> InputState:
-    """Return the state of `values` (rows of `matrix`), or raise if it is not what is required.
+    """Return the state of `values` (rows of `matrix`), or raise if it is not (one of those) required.
 
     Every function that reads expression passes each chunk it reads through here.
 
@@ -99,22 +108,38 @@ def check_input_state(
     ------
     ValueError
         If the state is another one. The message names the slot and the values seen, and the call that fixes it:
-        another slot of `adata` that holds counts, or how to restore them.
+        another slot of `adata` that holds what is required, or how to restore counts.
     """
+    accepted = (requires,) if isinstance(requires, str) else requires
     state = input_state(values)
-    if state.kind == requires:
+    if state.kind in accepted:
         return state
-    msg = f"{matrix.slot} holds {state.describe()}, but raw {requires} are needed. {_remedy(adata, matrix, state)}"
-    raise ValueError(msg)
+    needed = " or ".join(_NEEDED.get(kind, f"{kind} values") for kind in accepted)
+    found = f"{matrix.slot} holds {state.describe()}, but {needed} are needed"
+    raise wrong_state(adata, matrix, state, found=found, accepted=accepted)
 
 
-def _remedy(adata: AnnData, matrix: CountMatrix, state: InputState) -> str:
-    """Name the call that gets counts to the function: another slot, rounding, or restoring them."""
+def wrong_state(
+    adata: AnnData,
+    matrix: CountMatrix,
+    state: InputState,
+    *,
+    found: str,
+    accepted: tuple[StateKind, ...] = ("counts",),
+) -> ValueError:
+    """Return the error for a matrix whose values are not what is needed, with the call that fixes it."""
+    return ValueError(f"{found}. {_remedy(adata, matrix, state, accepted)}")
+
+
+def _remedy(adata: AnnData, matrix: CountMatrix, state: InputState, accepted: tuple[StateKind, ...]) -> str:
+    """Name the call that gets the right values to the function: another slot, rounding, or restoring counts."""
     others = [(slot, options) for slot, options in slots(adata) if slot != matrix.slot]
     kinds = [probe(adata, options) for _, options in others]
-    for (slot, options), kind in zip(others, kinds, strict=True):
-        if kind == "counts":
-            return f"{slot} holds counts: pass {arguments(options) or 'neither layer= nor use_raw='}."
+    for wanted in accepted:
+        for (slot, options), kind in zip(others, kinds, strict=True):
+            if kind == wanted:
+                what = _NEEDED.get(kind, f"{kind} values").removeprefix("raw ")
+                return f"{slot} holds {what}: pass {arguments(options) or 'neither layer= nor use_raw='}."
     if state.kind == "almost_counts":
         return (
             "If they are counts up to rounding, store whole numbers: `adata.layers['counts'] = adata.X.copy()`, "

@@ -1,0 +1,117 @@
+"""Turning logits into probabilities that mean what they say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from sfm.metrics import expected_calibration_error
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Calibration = Literal["temperature", "isotonic"]
+
+_N_FOLDS = 5
+
+
+class Temperature:
+    """Divide logits by one number (Guo et al. 2017). The order of the labels stays as it is."""
+
+    value: float = 1.0
+
+    def fit(self, logits: np.ndarray, codes: np.ndarray) -> Self:
+        """Choose the number that makes held-out labels most likely."""
+        n_cells, n_labels = logits.shape
+        # With all labels right, certainty would be best; how certain one can be depends on the number of cells (Platt).
+        doubt = 1 / (n_cells + 2)
+
+        def loss(log_temperature: float) -> float:
+            log_probabilities = log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
+            likelihood = log_probabilities[np.arange(n_cells), codes].mean()
+            return -(1 - doubt) * likelihood - doubt * log_probabilities.mean()
+
+        self.value = float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
+        return self
+
+    def __call__(self, logits: np.ndarray) -> np.ndarray:
+        """Return probabilities, float32, same shape."""
+        return softmax(logits.astype(np.float64) / self.value, axis=1).astype(np.float32)
+
+
+class Isotonic:
+    """Map the probability of the best label to how often it is right (Zadrozny and Elkan 2002).
+
+    The other labels share the rest as before. The temperature comes first, so that there is something to share.
+    """
+
+    def __init__(self) -> None:
+        self.temperature = Temperature()
+
+    @property
+    def value(self) -> float:
+        """The temperature."""
+        return self.temperature.value
+
+    def fit(self, logits: np.ndarray, codes: np.ndarray) -> Self:
+        """Learn the mapping, which never falls, from held-out cells."""
+        from sklearn.isotonic import IsotonicRegression
+
+        probabilities = self.temperature.fit(logits, codes)(logits)
+        right = probabilities.argmax(axis=1) == codes
+        n_cells = len(codes)
+        limits = {"y_min": 1 / (n_cells + 2), "y_max": (n_cells + 1) / (n_cells + 2)}
+        self.mapping = IsotonicRegression(out_of_bounds="clip", **limits).fit(probabilities.max(axis=1), right)
+        return self
+
+    def __call__(self, logits: np.ndarray) -> np.ndarray:
+        """Return probabilities, float32, same shape."""
+        probabilities = softmax(logits.astype(np.float64) / self.value, axis=1)
+        rows, best = np.arange(len(logits)), logits.argmax(axis=1)
+        after = self.mapping.predict(probabilities[rows, best].astype(np.float32))
+        probabilities[rows, best] = 0
+        others = probabilities.sum(axis=1)
+        probabilities *= ((1 - after) / np.where(others > 0, others, 1))[:, None]
+        probabilities[rows, best] = np.where(others > 0, after, 1)
+        return probabilities.astype(np.float32)
+
+
+CALIBRATIONS: dict[str, type[Temperature | Isotonic]] = {"temperature": Temperature, "isotonic": Isotonic}
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """How good the probabilities of held-out cells are."""
+
+    n_cells: int
+    accuracy: float
+    error: float
+    error_before: float
+
+
+def calibration_report(kind: Calibration, logits: Sequence[np.ndarray], codes: np.ndarray) -> CalibrationReport:
+    """Measure the mean probabilities of some classifiers on held-out cells, each calibrated on other ones of these."""
+    folds = np.random.default_rng(0).permutation(len(codes)) % _N_FOLDS
+    before = np.mean([softmax(part, axis=1) for part in logits], axis=0)
+    after = np.zeros_like(before)
+    for fold in np.unique(folds):
+        rest, inside = folds != fold, folds == fold
+        fitted = [CALIBRATIONS[kind]().fit(part[rest], codes[rest]) for part in logits]
+        after[inside] = np.mean([fit(part[inside]) for fit, part in zip(fitted, logits, strict=True)], axis=0)
+    # Calibration never changes the label that a single classifier gives.
+    best = (before if len(logits) == 1 else after).argmax(axis=1)
+    return CalibrationReport(
+        n_cells=len(codes),
+        accuracy=float((best == codes).mean()),
+        error=_error(after, best, codes),
+        error_before=_error(before, before.argmax(axis=1), codes),
+    )
+
+
+def _error(probabilities: np.ndarray, best: np.ndarray, codes: np.ndarray) -> float:
+    confidence = np.clip(probabilities[np.arange(len(best)), best], 0, 1)
+    return expected_calibration_error(confidence, best == codes)

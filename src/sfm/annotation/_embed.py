@@ -1,0 +1,121 @@
+"""Vectors of reference and query, computed from the genes that both have."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sfm._matrix import select_matrix
+from sfm.data import encode_cells
+from sfm.genes import align_genes
+from sfm.inference import embed_tokens
+from sfm.inference._precision import choose_device, choose_precision
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+    from scipy import sparse
+
+    from sfm.checkpoints import PretrainedCells
+    from sfm.data._encode import EncodedCells
+    from sfm.genes import GeneVocabulary
+    from sfm.tokenizers import TokenizedCells, Tokenizer
+
+QUERY = "The query"
+REFERENCE = "The reference (its options are reference_kwargs=)"
+
+_ERRORS = (KeyError, TypeError, NotImplementedError, ValueError)
+
+
+@dataclass(frozen=True, eq=False)
+class CellVectors:
+    """Vectors of all cells of an AnnData."""
+
+    vectors: np.ndarray
+    """Float32 of shape `(n_obs, n_dims)`."""
+    params: dict[str, Any]
+    """Provenance."""
+    is_empty: np.ndarray | None = None
+    """Which cells have no count on a known gene, shape `(n_obs,)`; `None` where that is not known."""
+
+
+class SharedGenes:
+    """A tokenizer that sees some genes only; others have no influence at all, not on library sizes either.
+
+    Parameters
+    ----------
+    tokenizer
+        The tokenizer.
+    token_ids
+        Token ids of the genes that it sees; `None` for all.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, token_ids: np.ndarray | None) -> None:
+        self.tokenizer = tokenizer
+        self.vocabulary = tokenizer.vocabulary
+        self.requires = tokenizer.requires
+        self.token_ids = token_ids
+
+    def __call__(self, counts: sparse.csr_matrix, gene_ids: np.ndarray) -> TokenizedCells:
+        """Tokenize cells."""
+        if self.token_ids is not None:
+            gene_ids = np.where(np.isin(gene_ids, self.token_ids), gene_ids, -1).astype(gene_ids.dtype)
+        return self.tokenizer(counts, gene_ids)
+
+
+@contextmanager
+def naming(which: str) -> Iterator[None]:
+    """Say in errors which of two AnnData they are about."""
+    try:
+        yield
+    except _ERRORS as error:
+        kind = next(kind for kind in _ERRORS if isinstance(error, kind))
+        msg = f"{which}: {error.args[0]}"
+        raise kind(msg) from error
+
+
+def known_genes(adata: AnnData, vocabulary: GeneVocabulary, where: dict[str, Any]) -> np.ndarray:
+    """Token ids of the genes of `adata` that a vocabulary knows, sorted."""
+    token_ids = align_genes(select_matrix(adata, **where).names, vocabulary).token_ids
+    return np.unique(token_ids[token_ids >= 0])
+
+
+def encode(
+    adata: AnnData, pretrained: PretrainedCells, where: dict[str, Any], *, genes: np.ndarray | None = None
+) -> tuple[EncodedCells, np.ndarray]:
+    """Tokenize cells, from some genes only if so asked; and say which cells are empty."""
+    tokenizer: Any = SharedGenes(pretrained.tokenizer, genes)
+    encoded = encode_cells(adata, tokenizer, **where, model_name=f"Model {pretrained.name!r}")
+    n_special = 1 if pretrained.tokenizer.prepend_cls else 0
+    return encoded, encoded.cells.lengths <= n_special
+
+
+def embed_cells(
+    adata: AnnData,
+    pretrained: PretrainedCells,
+    where: dict[str, Any],
+    *,
+    compute: dict[str, Any],
+    genes: np.ndarray | None = None,
+) -> CellVectors:
+    """Embed cells as :func:`sfm.tl.embed` does, from some genes only if so asked; writes nothing."""
+    encoded, is_empty = encode(adata, pretrained, where, genes=genes)
+    vectors = embed_tokens(pretrained.model, encoded.cells, pad_id=pretrained.vocabulary.pad_id, **compute)
+    params = {
+        **encoded.params(),
+        "pooling": getattr(getattr(pretrained.model, "config", None), "pooling", None),
+        **compute_params(compute),
+    }
+    return CellVectors(vectors, params, is_empty)
+
+
+def compute_params(compute: dict[str, Any]) -> dict[str, Any]:
+    """Provenance of where a network ran."""
+    return {
+        "precision": choose_precision(compute["precision"]),
+        "device": str(choose_device(compute["device"])),
+    }

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+
+from sfm.annotation._classifier import VectorClassifier
+from sfm.annotation._neighbors import nearest_cells, unit_vectors
+from sfm.annotation._whitening import WithinClassWhitening
+
+# Share of the votes that is spread over all labels, so that none is impossible.
+_PSEUDO_VOTES = 0.05
+# Far below any difference of similarities that means something, so that it decides only between equals.
+_TIE = 1e-6
+
+
+class NearestNeighbors(VectorClassifier):
+    """Votes of the most similar reference cells, found exactly by cosine similarity.
+
+    A neighbour votes with how much more similar it is than the first one that has no vote. So a cell that comes in or
+    drops out at the edge of the neighbourhood changes nothing.
+
+    Parameters
+    ----------
+    n_neighbors
+        How many reference cells vote.
+    whiten
+        Compare cells after :class:`WithinClassWhitening` instead of as they are.
+    """
+
+    def __init__(self, n_neighbors: int = 15, *, whiten: bool = True) -> None:
+        if n_neighbors < 1:
+            msg = f"n_neighbors={n_neighbors!r}: at least one neighbour has to vote."
+            raise ValueError(msg)
+        self.n_neighbors = n_neighbors
+        self.whitening = WithinClassWhitening() if whiten else None
+
+    def fit(self, vectors: np.ndarray, codes: np.ndarray, *, n_labels: int) -> Self:
+        """Keep the reference cells."""
+        if self.whitening is not None:
+            vectors = self.whitening.fit(vectors, codes)(vectors)
+        self.reference, self.codes, self.n_labels = unit_vectors(vectors), codes, n_labels
+        return self
+
+    def logits(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the logarithm of the share of votes, shape `(cells, n_labels)`."""
+        query = unit_vectors(vectors if self.whitening is None else self.whitening(vectors))
+        rows, similarities = nearest_cells(query, self.reference, self.n_neighbors + 1)
+        weights = similarities[:, :-1] - similarities[:, -1:] + _TIE  # (cells, neighbours)
+        votes = np.zeros((len(query), self.n_labels), dtype=np.float32)
+        np.add.at(votes, (np.arange(len(query))[:, None], self.codes[rows[:, :-1]]), weights)
+        votes /= votes.sum(axis=1, keepdims=True)
+        return np.log((1 - _PSEUDO_VOTES) * votes + _PSEUDO_VOTES / self.n_labels)

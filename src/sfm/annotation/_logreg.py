@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+
+from sfm.annotation._classifier import VectorClassifier
+from sfm.annotation._whitening import WithinClassWhitening
+
+# Logit of a label that had no cell to learn from.
+_IMPOSSIBLE = -30.0
+_MAX_ITERATIONS = 1000
+
+
+class LogisticRegression(VectorClassifier):
+    """Multinomial logistic regression with a quadratic penalty, after :class:`WithinClassWhitening`.
+
+    Parameters
+    ----------
+    C
+        Inverse strength of the penalty, as in scikit-learn. By default `0.5 / sqrt(cells)`, so that the fit to the cells
+        counts the more, the more there are.
+    balanced
+        Let each label count alike, however many cells it has. Rare labels are then given more often, also wrongly.
+    """
+
+    def __init__(self, C: float | None = None, *, balanced: bool = False) -> None:
+        self.C = C
+        self.balanced = balanced
+        self.whitening = WithinClassWhitening()
+
+    def fit(self, vectors: np.ndarray, codes: np.ndarray, *, n_labels: int) -> Self:
+        """Fit the weights."""
+        from sklearn.linear_model import LogisticRegression as Regression
+
+        C = 0.5 / np.sqrt(len(vectors)) if self.C is None else self.C
+        weights = "balanced" if self.balanced else None
+        regression = Regression(C=C, class_weight=weights, max_iter=_MAX_ITERATIONS)
+        self.regression = regression.fit(self.whitening.fit(vectors, codes)(vectors), codes)
+        self.n_labels = n_labels
+        return self
+
+    def logits(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the logarithm of the probabilities, shape `(cells, n_labels)`."""
+        logits = np.full((len(vectors), self.n_labels), _IMPOSSIBLE, dtype=np.float32)
+        logits[:, self.regression.classes_] = self.regression.predict_log_proba(self.whitening(vectors))
+        return logits

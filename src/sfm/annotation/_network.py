@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import torch
+from scipy.special import softmax
+
+from sfm.annotation._embed import compute_params, encode
+from sfm.annotation._reference import Prediction
+from sfm.inference import classify_tokens
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from sfm.checkpoints import PretrainedCells
+    from sfm.inference._precision import Precision
+
+
+class NetworkReference:
+    """A classifier network as a reference; it knows its labels, its temperature, and where its training cells are.
+
+    Parameters
+    ----------
+    pretrained
+        The network, a :class:`sfm.nn.CellForSequenceClassification`, with its tokenizer.
+    genes
+        Token ids of the genes that it is shown, `None` for all.
+
+    Raises
+    ------
+    ValueError
+        If it is another network, or one whose labels are not those of single cells, of which each has one.
+    """
+
+    def __init__(self, pretrained: PretrainedCells, *, genes: np.ndarray | None = None) -> None:
+        _refuse_other_networks(pretrained)
+        self.pretrained = pretrained
+        self.genes = genes
+        self.network = cast("Any", pretrained.model)
+        names = self.network.config.id2label
+        self.labels: tuple[str, ...] = tuple(str(names[i]) for i in sorted(names, key=int))
+
+    def predict(
+        self,
+        adata: AnnData,
+        *,
+        layer: str | None = None,
+        use_raw: bool = False,
+        gene_symbols: str | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+    ) -> Prediction:
+        """Annotate cells, as :meth:`sfm.annotation.Reference.predict` says."""
+        where = {"layer": layer, "use_raw": use_raw, "gene_symbols": gene_symbols}
+        compute: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
+        encoded, is_empty = encode(adata, self.pretrained, where, genes=self.genes)
+        logits, vectors = classify_tokens(
+            self.network, encoded.cells, pad_id=self.pretrained.vocabulary.pad_id, **compute
+        )
+        return Prediction(
+            probabilities=softmax(logits.astype(np.float64) / self.temperature, axis=1).astype(np.float32),
+            novelty=self._novelty(vectors),
+            vectors=vectors,
+            params={**encoded.params(), **compute_params(compute)},
+            codes=logits.argmax(axis=1),
+            is_empty=is_empty,
+        )
+
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by."""
+        return float(getattr(self.network, "temperature", 1.0))
+
+    def _novelty(self, vectors: np.ndarray) -> np.ndarray | None:
+        distance = getattr(self.network, "distance", None)
+        if distance is None or not distance.is_fitted:
+            return None
+        with torch.inference_mode():
+            return distance(torch.from_numpy(vectors).to(distance.means.device)).float().cpu().numpy()
+
+    def params(self) -> dict[str, Any]:
+        """Provenance for `uns`."""
+        return {"reference": "classifier", **self.pretrained.params(), "temperature": self.temperature}
+
+
+def is_classifier(network: object) -> bool:
+    """Whether a network predicts labels of cells."""
+    from sfm.nn import CellForSequenceClassification
+
+    return isinstance(network, CellForSequenceClassification)
+
+
+def _refuse_other_networks(pretrained: PretrainedCells) -> None:
+    network: Any = pretrained.model
+    how = (
+        "Pass labelled cells as reference and this model as model=, or train a classifier: "
+        "`sfm.model.CellClassifier.from_pretrained(model, labelled, labels_key=...)`."
+    )
+    if not is_classifier(network):
+        msg = f"reference={pretrained.name!r} is a {type(network).__name__}, which has no labels. {how}"
+        raise ValueError(msg)
+    config = network.config
+    if config.problem_type in ("regression", "multi_label_classification") or (config.num_labels or 0) < 2:
+        msg = (
+            f"reference={pretrained.name!r} has problem_type={config.problem_type!r} and {config.num_labels} labels, but "
+            f"cells are annotated with one of several labels. {how}"
+        )
+        raise ValueError(msg)
+    if getattr(config, "sample_pooling", None) is not None:
+        msg = (
+            f"reference={pretrained.name!r} labels samples, not cells. Use `predict` of `sfm.model.CellClassifier` for "
+            "the labels of samples."
+        )
+        raise ValueError(msg)

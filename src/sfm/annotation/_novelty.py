@@ -1,0 +1,70 @@
+"""How far a cell is from everything in a reference."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+
+from sfm.annotation._neighbors import unit_vectors
+from sfm.annotation._whitening import WithinClassWhitening, class_means
+
+
+class Typicality:
+    """Two distances of a cell from the nearest label of a reference.
+
+    The first is that of Mahalanobis (Lee et al. 2018), within the directions that tell the labels apart: most of what
+    changes between chemistries and laboratories is in the others, and would make every cell of another data set look
+    new. The second is the angle to the mean of the nearest label, in all directions, for what is like no label at all.
+    """
+
+    def fit(self, vectors: np.ndarray, codes: np.ndarray) -> Self:
+        """Learn from vectors of shape `(cells, dims)` and the numbers of their labels."""
+        self.whitening = WithinClassWhitening().fit(vectors, codes)
+        white = self.whitening(vectors)
+        present = np.unique(codes)
+        means = class_means(white, codes)[present]
+        weights = np.bincount(codes)[present]
+        between = means - np.average(means, axis=0, weights=weights)
+        _, sizes, directions = np.linalg.svd(between, full_matrices=False)
+        self.subspace = directions[: max(1, int((sizes > 1e-6 * sizes[0]).sum()))].T  # (dims, at most labels - 1)
+        self.means = means @ self.subspace
+        self.prototypes = unit_vectors(class_means(unit_vectors(white), codes)[present])
+        return self
+
+    def distances(self, vectors: np.ndarray) -> np.ndarray:
+        """Return both distances of each cell, shape `(cells, 2)`."""
+        white = self.whitening(vectors)
+        inside = white @ self.subspace  # (cells, directions)
+        squared = np.stack([((inside - mean) ** 2).sum(axis=1) for mean in self.means], axis=1)
+        angular = 1 - (unit_vectors(white) @ self.prototypes.T).max(axis=1)
+        return np.stack([np.sqrt(squared.min(axis=1)), angular], axis=1)
+
+
+class Novelty:
+    """Share of reference cells that are at most as far from the rest of the reference as a cell is.
+
+    Parameters
+    ----------
+    typicality
+        Distances from the reference.
+    held_out
+        Those of its own held-out cells, shape `(n_held_out, 2)`.
+    """
+
+    def __init__(self, typicality: Typicality, held_out: np.ndarray) -> None:
+        self.typicality = typicality
+        self.sorted = np.sort(held_out, axis=0)
+        self.worst = np.sort(self._worst_share(held_out))
+
+    def __call__(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the share for each cell, from 0 to 1, float32."""
+        return self._share(self.worst, self._worst_share(self.typicality.distances(vectors)))
+
+    def _worst_share(self, distances: np.ndarray) -> np.ndarray:
+        shares = [self._share(self.sorted[:, i], distances[:, i]) for i in range(distances.shape[1])]
+        return np.max(shares, axis=0)
+
+    @staticmethod
+    def _share(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return (np.searchsorted(reference, values, side="right") / len(reference)).astype(np.float32)

@@ -1,0 +1,77 @@
+"""Whether query and reference have enough in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sfm._warn import warn
+
+if TYPE_CHECKING:
+    from sfm.genes import GeneVocabulary
+
+_N_EXAMPLES = 3
+_FEW_GENES = 0.5
+_FAR = 0.99
+_MANY_CELLS = 0.5
+
+
+def shared_genes(query: np.ndarray, reference: np.ndarray, vocabulary: GeneVocabulary) -> np.ndarray:
+    """Token ids that both sides have, sorted.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+
+    Warns
+    -----
+    UserWarning
+        If they are few of those that the smaller side has.
+    """
+    shared = np.intersect1d(query, reference)
+    if shared.size == 0:
+        examples = " and ".join(
+            f"{', '.join(map(repr, _symbols(side, vocabulary)))} in the {name}"
+            for name, side in [("query", query), ("reference", reference)]
+        )
+        msg = (
+            f"Query and reference have no gene of the model in common ({examples}). Annotate with a reference in which "
+            "the same genes were measured."
+        )
+        raise ValueError(msg)
+    smaller = min(query, reference, key=lambda side: _weight(side, vocabulary))
+    share = _weight(shared, vocabulary) / max(_weight(smaller, vocabulary), 1e-12)
+    if share < _FEW_GENES:
+        msg = (
+            f"Query and reference share {shared.size} genes of the model, {100 * share:.0f} % of the expression expected "
+            f"on those that the {'query' if smaller is query else 'reference'} has ({query.size} in the query, "
+            f"{reference.size} in the reference). Labels may be poor."
+        )
+        warn(msg)
+    return shared
+
+
+def warn_if_far(novelty: np.ndarray) -> None:
+    """Warn if most cells of the query are further from the reference than nearly all of its own."""
+    share = float((novelty > _FAR).mean())
+    if share > _MANY_CELLS:
+        msg = (
+            f"{100 * share:.0f} % of the cells are further from the reference than {100 * _FAR:.0f} % of its own cells "
+            f"are from the others, where {100 * (1 - _FAR):.0f} % would be expected. Query and reference barely overlap: "
+            "they may differ in tissue, species, chemistry or genes, and labels and confidence are not to be trusted."
+        )
+        warn(msg)
+
+
+def _weight(token_ids: np.ndarray, vocabulary: GeneVocabulary) -> float:
+    if vocabulary.expression is None:
+        return float(token_ids.size)
+    return float(np.asarray(vocabulary.expression)[np.isin(vocabulary.token_ids, token_ids)].sum())
+
+
+def _symbols(token_ids: np.ndarray, vocabulary: GeneVocabulary) -> list[str]:
+    rows = np.flatnonzero(np.isin(vocabulary.token_ids, token_ids))[:_N_EXAMPLES]
+    names = vocabulary.gene_ids if vocabulary.symbols is None else vocabulary.symbols
+    return [str(names[row]) for row in rows]

@@ -1,0 +1,116 @@
+"""Classifiers of vectors: right where labels are apart, and each cell for itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from sfm.annotation._classifier import CLASSIFIERS
+from sfm.annotation._knn import NearestNeighbors
+from sfm.annotation._neighbors import unit_vectors
+from sfm.annotation._whitening import WithinClassWhitening, class_means
+
+if TYPE_CHECKING:
+    from .conftest import Blobs
+
+METHODS = CLASSIFIERS.names()
+
+
+def fitted(method: str, blobs: Blobs, n_labels: int = 4, **options: Any) -> Any:
+    return CLASSIFIERS.load(method)(**options).fit(blobs.vectors, blobs.codes, n_labels=n_labels)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_labels_that_are_apart_are_found(method: str, reference: Blobs, query: Blobs) -> None:
+    logits = fitted(method, reference).logits(query.vectors)
+    assert logits.shape == (120, 4)
+    assert (logits.argmax(axis=1) == query.codes).mean() > 0.97
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_cell_is_judged_alone(method: str, reference: Blobs, query: Blobs) -> None:
+    classifier = fitted(method, reference)
+    together = classifier.logits(query.vectors)
+    alone = np.concatenate([classifier.logits(query.vectors[i : i + 1]) for i in range(len(query.vectors))])
+    np.testing.assert_allclose(softmax(alone, axis=1), softmax(together, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_order_of_the_reference_does_not_matter(method: str, reference: Blobs, query: Blobs) -> None:
+    order = np.random.default_rng(0).permutation(len(reference.codes))
+    shuffled = type(reference)(reference.vectors[order], reference.codes[order])
+    before, after = (fitted(method, cells).logits(query.vectors) for cells in (reference, shuffled))
+    np.testing.assert_allclose(softmax(after, axis=1), softmax(before, axis=1), atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_label_without_cells_is_improbable(method: str, reference: Blobs, query: Blobs) -> None:
+    probabilities = softmax(fitted(method, reference, n_labels=5).logits(query.vectors), axis=1)
+    assert probabilities.shape == (120, 5)
+    assert (probabilities.argmax(axis=1) != 4).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("n_cells", [2, 3, 5])
+def test_very_few_cells_will_do(method: str, reference: Blobs, query: Blobs, n_cells: int) -> None:
+    few = type(reference)(reference.vectors[:n_cells], np.arange(n_cells) % 2)
+    logits = fitted(method, few, n_labels=2).logits(query.vectors)
+    assert np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cells_that_are_all_alike_will_do(method: str, query: Blobs) -> None:
+    same = type(query)(np.ones((6, 10), dtype=np.float32), np.arange(6) % 2)
+    assert np.isfinite(fitted(method, same, n_labels=2).logits(query.vectors)).all()
+
+
+def test_neighbours_vote_by_their_lead_over_the_first_without_a_vote(reference: Blobs, query: Blobs) -> None:
+    logits = NearestNeighbors(5, whiten=False).fit(*reference, n_labels=4).logits(query.vectors)
+    similarity = unit_vectors(query.vectors) @ unit_vectors(reference.vectors).T
+    for row, shares in zip(similarity, np.exp(logits), strict=True):
+        nearest = np.argsort(-row)[:6]
+        lead = row[nearest[:5]] - row[nearest[5]]
+        expected = np.bincount(reference.codes[nearest[:5]], weights=lead, minlength=4) / lead.sum()
+        np.testing.assert_allclose((shares - 0.05 / 4) / 0.95, expected, atol=1e-3)
+
+
+def test_equally_near_neighbours_vote_alike() -> None:
+    vectors = np.repeat(np.eye(2, dtype=np.float32), 4, axis=0)  # four times each of two directions
+    codes = np.array([0, 0, 0, 1, 1, 1, 1, 1])
+    logits = NearestNeighbors(4, whiten=False).fit(vectors[:4], codes[:4], n_labels=2).logits(vectors[:1])
+    np.testing.assert_allclose(softmax(logits), [[0.95 * 2 / 3 + 0.025, 0.95 / 3 + 0.025]], atol=1e-3)
+
+
+def test_no_neighbour_is_refused() -> None:
+    with pytest.raises(ValueError, match="n_neighbors=0: at least one"):
+        NearestNeighbors(0)
+
+
+def test_balanced_labels_are_given_more_often(reference: Blobs, query: Blobs) -> None:
+    rare = np.flatnonzero((reference.codes != 1) | (np.arange(300) < 20))
+    few = type(reference)(reference.vectors[rare] * 0.3, reference.codes[rare])
+    shares = [
+        softmax(fitted("logreg", few, balanced=balanced).logits(query.vectors * 0.3), axis=1)[:, 1].mean()
+        for balanced in (False, True)
+    ]
+    assert shares[1] > 1.2 * shares[0]
+
+
+def test_whitening_makes_cells_of_a_label_vary_alike(reference: Blobs) -> None:
+    white = WithinClassWhitening().fit(*reference)(reference.vectors)
+    residuals = white - class_means(white, reference.codes)[reference.codes]
+    variances = np.linalg.eigvalsh(np.cov(residuals.T))
+    assert variances.max() / variances.min() < 3
+    before = reference.vectors - class_means(reference.vectors, reference.codes)[reference.codes]
+    assert np.linalg.cond(np.cov(before.T)) > 100
+
+
+def test_whitening_does_not_depend_on_scale_and_position(reference: Blobs) -> None:
+    plain = WithinClassWhitening().fit(*reference)(reference.vectors)
+    moved = 50 * reference.vectors + 7
+    np.testing.assert_allclose(
+        np.abs(WithinClassWhitening().fit(moved, reference.codes)(moved)), np.abs(plain), atol=1e-2
+    )
