@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,18 @@ class EmbeddingKeys:
     uns: str
 
 
+@dataclass(frozen=True)
+class AnnotationKeys:
+    """Slots of :func:`sfm.tl.annotate`."""
+
+    label: str
+    confidence: str
+    novelty: str
+    consensus: str
+    probabilities: str
+    uns: str
+
+
 def token_keys(key_added: str | None) -> TokenKeys:
     """Slots for tokens stored under `key_added` (default `"tokens"`)."""
     key = "tokens" if key_added is None else key_added
@@ -32,3 +48,27 @@ def embedding_keys(key_added: str | None) -> EmbeddingKeys:
     """Slots for an embedding stored under `key_added` (default `"X_sfm"`)."""
     key = "X_sfm" if key_added is None else key_added
     return EmbeddingKeys(obsm=key, uns=key)
+
+
+def annotation_keys(key_added: str | None) -> AnnotationKeys:
+    """Slots for labels stored under `key_added` (default `"sfm_label"`)."""
+    key = "sfm_label" if key_added is None else key_added
+    return AnnotationKeys(
+        label=key,
+        confidence=f"{key}_confidence",
+        novelty=f"{key}_novelty",
+        consensus=f"{key}_consensus",
+        probabilities=f"{key}_probabilities",
+        uns=key,
+    )
+
+
+def column_names(labels: Sequence[str]) -> list[str]:
+    """Names of labels without `/`, which files read as a path."""
+    names: list[str] = []
+    for label in labels:
+        name = label.replace("/", "|")
+        while name in names or (name != label and name in labels):
+            name += "|"
+        names.append(name)
+    return names

@@ -11,7 +11,7 @@ from scipy.special import softmax
 from sfm.annotation._classifier import CLASSIFIERS
 from sfm.annotation._knn import NearestNeighbors
 from sfm.annotation._neighbors import unit_vectors
-from sfm.annotation._whitening import WithinClassWhitening, class_means
+from sfm.annotation._whitening import WithinClassWhitening, class_means, shrunk_covariance
 
 if TYPE_CHECKING:
     from .conftest import Blobs
@@ -114,3 +114,31 @@ def test_whitening_does_not_depend_on_scale_and_position(reference: Blobs) -> No
     np.testing.assert_allclose(
         np.abs(WithinClassWhitening().fit(moved, reference.codes)(moved)), np.abs(plain), atol=1e-2
     )
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 2.0])
+def test_directions_in_which_labels_do_not_differ_can_weigh_less(weight: float, reference: Blobs) -> None:
+    plain, weighted = (
+        WithinClassWhitening(weight_of_rest=share).fit(*reference)(reference.vectors) for share in (1.0, weight)
+    )
+    between = class_means(plain, reference.codes)
+    np.testing.assert_allclose(class_means(weighted, reference.codes), between, atol=1e-4)
+    residuals = [white - class_means(white, reference.codes)[reference.codes] for white in (plain, weighted)]
+    n_rest = plain.shape[1] - (len(between) - 1)
+    total = [np.trace(np.cov(part.T)) for part in residuals]
+    assert total[1] - total[0] == pytest.approx((weight**2 - 1) * n_rest * total[0] / plain.shape[1], rel=0.1)
+
+
+@pytest.mark.parametrize("n_cells", [40, 300, 10_000])
+def test_covariance_is_shrunk_as_by_ledoit_and_wolf(n_cells: int) -> None:
+    from sklearn.covariance import ledoit_wolf
+
+    sample = np.random.default_rng(0).standard_normal((n_cells, 10)) * np.arange(1, 11)
+    shrunk = shrunk_covariance(iter(np.array_split(sample, 3)), n_cells=n_cells, n_dims=10)
+    np.testing.assert_allclose(shrunk, ledoit_wolf(sample, assume_centered=True)[0], rtol=1e-9, atol=1e-9)
+
+
+def test_directions_that_were_never_seen_to_vary_are_trusted_less() -> None:
+    sample = np.random.default_rng(0).standard_normal((5, 100)) * np.arange(1, 101)
+    shrunk = shrunk_covariance(iter([sample]), n_cells=5, n_dims=100)
+    assert np.linalg.cond(shrunk) < 4

@@ -35,15 +35,11 @@ def test_cells_without_a_label_are_left_out(missing: Any, dtype: str) -> None:
     assert read.codes.tolist() == [0, 1, 0, 1]
 
 
-def test_number_of_cells_without_a_label_is_logged(capsys: pytest.CaptureFixture[str]) -> None:
-    import scanpy as sc
-
-    before, sc.settings.verbosity = sc.settings.verbosity, 2
-    try:
-        read_labels(labelled(pd.Categorical(["a", None, "b", "a", "b"])), "label")
-    finally:
-        sc.settings.verbosity = before
-    assert "1 of 5 reference cells have no label and are left out" in "".join(capsys.readouterr())
+def test_number_of_cells_without_a_label_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr("sfm.annotation._labels.logg.info", written.append)
+    read_labels(labelled(pd.Categorical(["a", None, "b", "a", "b"])), "label")
+    assert written == ["    1 of 5 reference cells have no label and are left out"]
 
 
 def test_unknown_is_not_a_label() -> None:

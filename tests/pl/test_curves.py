@@ -34,6 +34,18 @@ def test_reliability_draws_the_curve_and_the_histogram(annotated: AnnData, n_bin
     assert axes["mainplot_ax"].get_title() == f"expected calibration error {error:.3f}"
 
 
+def test_names_that_files_do_not_allow_as_columns_are_read_back(annotated: AnnData) -> None:
+    before = reliability(annotated, "truth", show=False)["mainplot_ax"].lines[1].get_xydata()
+    names = annotated.obsm["sfm_label_probabilities"].columns
+    annotated.uns["sfm_label"]["params"]["labels"] = [f"{name}/blood" for name in names]
+    for slot in ("truth", "sfm_label"):
+        new = {name: f"{name}/blood" for name in names if name in set(annotated.obs[slot])}
+        annotated.obs[slot] = annotated.obs[slot].cat.rename_categories(new)
+    annotated.obsm["sfm_label_probabilities"].columns = [f"{name}|blood" for name in names]
+    after = reliability(annotated, "truth", show=False)["mainplot_ax"].lines[1].get_xydata()
+    np.testing.assert_array_equal(after, before)
+
+
 def test_reliability_is_that_of_the_most_probable_label(annotated: AnnData) -> None:
     before = reliability(annotated, "truth", show=False)["mainplot_ax"]
     annotated.obs["sfm_label"] = "lymphocyte"  # outvoted, or a broader label

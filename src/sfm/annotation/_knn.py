@@ -12,6 +12,8 @@ from sfm.annotation._whitening import WithinClassWhitening
 _PSEUDO_VOTES = 0.05
 # Far below any difference of similarities that means something, so that it decides only between equals.
 _TIE = 1e-6
+# Between the extremes: 1 loses labels that are close to each other, 0 those whose cells are not around one mean.
+_WEIGHT_OF_REST = 0.7
 
 
 class NearestNeighbors(VectorClassifier):
@@ -25,15 +27,16 @@ class NearestNeighbors(VectorClassifier):
     n_neighbors
         How many reference cells vote.
     whiten
-        Compare cells after :class:`WithinClassWhitening` instead of as they are.
+        Compare cells after :class:`WithinClassWhitening` instead of as they are, with somewhat less weight on the
+        directions in which the labels do not differ.
     """
 
-    def __init__(self, n_neighbors: int = 15, *, whiten: bool = True) -> None:
+    def __init__(self, n_neighbors: int = 30, *, whiten: bool = True) -> None:
         if n_neighbors < 1:
             msg = f"n_neighbors={n_neighbors!r}: at least one neighbour has to vote."
             raise ValueError(msg)
         self.n_neighbors = n_neighbors
-        self.whitening = WithinClassWhitening() if whiten else None
+        self.whitening = WithinClassWhitening(weight_of_rest=_WEIGHT_OF_REST) if whiten else None
 
     def fit(self, vectors: np.ndarray, codes: np.ndarray, *, n_labels: int) -> Self:
         """Keep the reference cells."""

@@ -46,7 +46,15 @@ class Prediction:
         return self.probabilities[np.arange(len(self.probabilities)), self.best]
 
     def in_order_of(self, names: Sequence[str], labels: Sequence[str]) -> Prediction:
-        """Return the same with the labels `names` in another order, or among more."""
+        """Return the same with the columns in another order.
+
+        Parameters
+        ----------
+        names
+            Labels of the columns as they are.
+        labels
+            Labels of the columns as they shall be: the same ones, and perhaps more.
+        """
         columns = np.array([list(labels).index(name) for name in names])
         if np.array_equal(columns, np.arange(len(labels))):
             return self

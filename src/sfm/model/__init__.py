@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from sfm.model._causal import CausalCellModel
+from sfm.model._classifier import CellClassifier
+from sfm.model._gene_classifier import GeneClassifier
 from sfm.model._masked import MaskedCellModel
 
-__all__ = ["CausalCellModel", "MaskedCellModel"]
+__all__ = ["CausalCellModel", "CellClassifier", "GeneClassifier", "MaskedCellModel"]

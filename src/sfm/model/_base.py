@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,12 +11,10 @@ from scvi.data import AnnDataManager
 from scvi.model.base import UnsupervisedTrainingMixin
 
 from sfm._docs import INPUT, doc_params
-from sfm.data import encode_cells
 from sfm.inference import embed_tokens
 from sfm.inference._precision import matmul_precision
 from sfm.model._pretrained import PretrainedModel
-from sfm.model._setup import category_fields, tokenizer_from_setup, write_tokens
-from sfm.pp._choose import choose_tokenizer
+from sfm.model._setup import category_fields, choose_setup_tokenizer, write_tokens
 from sfm.train._checkpoint import TrainingCheckpoint, find_checkpoint
 from sfm.train._freeze import freeze_weights
 from sfm.train._history import plain_values
@@ -24,7 +23,7 @@ from sfm.train._memory import checkpointed_activations
 from sfm.train._plan import CellTrainingPlan
 from sfm.train._runner import TokenTrainRunner
 from sfm.train._sharding import choose_strategy
-from sfm.train._splitter import TokenDataSplitter, registered_tokens
+from sfm.train._splitter import TokenDataSplitter
 from sfm.train.callbacks import as_lightning_callbacks
 
 if TYPE_CHECKING:
@@ -32,10 +31,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
+    from scvi.data.fields import BaseAnnDataField
 
     from sfm.checkpoints import PretrainedCells
     from sfm.genes import GeneVocabulary
-    from sfm.nn import CellConfig
+    from sfm.nn import CellConfig, CellModelWithHead
     from sfm.tokenizers import Tokenizer
     from sfm.train._freeze import Freeze
     from sfm.train._module import CellModule
@@ -93,22 +93,28 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
             Passed to scvi-tools when a saved model is loaded.
         """
         where = {"layer": layer, "use_raw": use_raw, "gene_symbols": gene_symbols}
-        if isinstance(tokenizer, dict):  # a saved model brings its own
-            chosen = tokenizer_from_setup({"tokenizer": tokenizer, "vocabulary": vocabulary})
-        elif isinstance(vocabulary, dict):
-            msg = "vocabulary= is a dict. Pass `sfm.GeneVocabulary.from_dict(vocabulary)`."
-            raise TypeError(msg)
-        else:
-            chosen, _ = choose_tokenizer(adata, tokenizer, vocabulary=vocabulary, max_length=max_length, **where)
+        chosen = choose_setup_tokenizer(adata, tokenizer, vocabulary, max_length=max_length, **where)
+        keys = {"batch_key": batch_key, "labels_key": labels_key}
+        cls._register(adata, chosen, category_fields(**keys), where=where, setup_args=keys, **kwargs)
+
+    @classmethod
+    def _register(
+        cls,
+        adata: AnnData,
+        tokenizer: Tokenizer,
+        categories: list[BaseAnnDataField],
+        *,
+        where: dict[str, Any],
+        setup_args: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        """Write the tokens and register them with other fields; `setup_args` are recorded."""
         # Recorded as plain values: loading with other data must use this vocabulary, not make a new one.
-        tokenizer, vocabulary = chosen.to_dict(), chosen.vocabulary.to_dict()
-        setup_method_args = cls._get_setup_method_args(
-            **{"cls": cls, "adata": adata, **where, "tokenizer": tokenizer, "vocabulary": vocabulary},
-            batch_key=batch_key,
-            labels_key=labels_key,
+        recorded = {"tokenizer": tokenizer.to_dict(), "vocabulary": tokenizer.vocabulary.to_dict(), **setup_args}
+        setup_method_args = cls._get_setup_method_args(cls=cls, adata=adata, **where, **recorded)
+        manager = AnnDataManager(
+            fields=write_tokens(adata, tokenizer, **where) + categories, setup_method_args=setup_method_args
         )
-        fields = write_tokens(adata, chosen, **where) + category_fields(batch_key, labels_key)
-        manager = AnnDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
@@ -173,6 +179,7 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
         FileNotFoundError
             If there is no checkpoint where `resume` says.
         """
+        self._register_again()
         checkpoint = find_checkpoint(resume=resume, checkpoint_dir=checkpoint_dir)
         options = {**self._train_defaults(max_epochs, kwargs), **kwargs, "batch_size": batch_size}
         options["datasplitter_kwargs"] = {
@@ -192,9 +199,17 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
         with (
             checkpointed_activations(self.module.network, enabled=gradient_checkpointing),
             matmul_precision(),  # the plan may change it
+            warnings.catch_warnings(),
         ):
+            # What is frozen stays in it on purpose.
+            warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
             super().train(**options)
         self._take_whole_weights()
+
+    def _register_again(self) -> None:
+        """Renew the categories in `obs`, which another model may have replaced since these data were set up."""
+        if self.adata is not None:
+            self.adata_manager.validate()
 
     def _train_defaults(self, max_epochs: int | None, given: dict[str, Any]) -> dict[str, Any]:
         if max_epochs is None and self.adata is not None:
@@ -214,11 +229,15 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
             if freeze is not None:
                 freeze_weights(module.network, freeze)
             if lora is not None:
-                add_lora(module.network, lora)
+                add_lora(module.network, self._lora_settings(module.network, lora))
             return module
 
         self._make_module = make
         self.module = make()
+
+    def _lora_settings(self, network: CellModelWithHead, lora: dict[str, Any]) -> dict[str, Any]:
+        """Settings of the adapters, where the network asks for more than the user did."""
+        return lora
 
     def _summary(self, config: CellConfig) -> str:
         """One line for `repr`."""
@@ -257,15 +276,7 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
         Cell vectors, float32, shape `(n_cells, n_dims)`, in the order of `indices`.
         """
         self._check_if_trained(warn=False)
-        if adata is None:
-            if self.adata is None:
-                msg = "The model was loaded without data. Pass adata=."
-                raise ValueError(msg)
-            cells = registered_tokens(self.adata_manager)
-        else:
-            args = self.registry["setup_args"]
-            where = {name: args[name] for name in ("layer", "use_raw", "gene_symbols")}
-            cells = encode_cells(adata, self.tokenizer, model_name=type(self).__name__, **where).cells
+        cells = self._cells(adata)
         if indices is not None:
             cells = cells[np.asarray(indices)]
         return embed_tokens(

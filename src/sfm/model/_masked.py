@@ -4,11 +4,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sfm.model._base import TokenModel
 from sfm.model._network import Backbone, cell_config, plain_backbone
+from sfm.model._pairs import as_pairs, pair_probabilities
 from sfm.train._masked import MaskedCellModule
 from sfm.train._pairs import PairedCellModule
 from sfm.train._values import MaskedValueModule
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
     from anndata import AnnData
 
     from sfm.nn._config import Pooling
@@ -110,6 +114,49 @@ class MaskedCellModel(TokenModel):
         self._install(lambda: _MODULES[objective](network, **options), lora=lora, freeze=freeze)
         self._model_summary_string = self._summary(network)
         self.init_params_ = self._get_init_params(locals())
+
+    def predict_pairs(
+        self,
+        adata: AnnData | None,
+        i: Sequence[int] | np.ndarray,
+        j: Sequence[int] | np.ndarray,
+        *,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Predict whether two cells are from one group, with `objective="pairs"`.
+
+        Both cells are read as one sequence, in either order, and the mean is taken, so that the result is symmetric. In
+        training half of the pairs are from one group, and the probability is to be read accordingly.
+
+        Parameters
+        ----------
+        adata
+            Data with both cells of each pair, read as by :meth:`get_latent_representation`; `None` for the data the
+            model was set up with.
+        i
+            Rows of the first cells.
+        j
+            Rows of the second cells, as many.
+        batch_size
+            Pairs per minibatch. Default: as many as fit a number of tokens.
+
+        Returns
+        -------
+        Probabilities, float32, one per pair.
+
+        Raises
+        ------
+        ValueError
+            If the objective is another, or `i` and `j` differ in length.
+        """
+        self._check_if_trained(warn=False)
+        if not isinstance(self.module, PairedCellModule):
+            msg = (
+                "This model has no pair head. Make it with objective='pairs', and groups as batch_key= or labels_key=."
+            )
+            raise ValueError(msg)
+        where: dict[str, Any] = {"pad_id": self.vocabulary.pad_id, "device": self.device, "batch_size": batch_size}
+        return pair_probabilities(self.module.network, self._cells(adata), *as_pairs(i, j), **where)
 
     def _refuse_unfit(self, objective: str, pair_key: str) -> None:
         """Raise if the data were set up without what the objective needs."""

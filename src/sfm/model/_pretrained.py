@@ -11,16 +11,18 @@ from scvi.model.base import BaseModelClass
 from sfm.checkpoints import PretrainedCells
 from sfm.checkpoints._resolve import resolve_model
 from sfm.checkpoints._weights import load_weights
+from sfm.data import encode_cells
 from sfm.model._safety import refuse_unsafe_pickle
 from sfm.model._setup import tokenizer_from_setup
 from sfm.train._history import frames_from_history
 from sfm.train._lora import base_weights, has_lora, load_adapter, merged, save_adapter
+from sfm.train._splitter import registered_tokens
 
 if TYPE_CHECKING:
     import torch
     from anndata import AnnData
 
-    from sfm.tokenizers import Tokenizer
+    from sfm.tokenizers import TokenizedCells, Tokenizer
     from sfm.train._freeze import Freeze
     from sfm.train._module import CellModule
 
@@ -38,6 +40,17 @@ class PretrainedModel(BaseModelClass):
     def as_pretrained(self) -> PretrainedCells:
         """Return the network with its tokenizer, as :func:`sfm.load` would."""
         return PretrainedCells(self.module.network, self.tokenizer, name=type(self).__name__)
+
+    def _cells(self, adata: AnnData | None) -> TokenizedCells:
+        """Tokens of the data the model was set up with, or of other data, after the gates."""
+        if adata is None:
+            if self.adata is None:
+                msg = "The model was loaded without data. Pass adata=."
+                raise ValueError(msg)
+            return registered_tokens(self.adata_manager)
+        args = self.registry["setup_args"]
+        where = {name: args[name] for name in ("layer", "use_raw", "gene_symbols")}
+        return encode_cells(adata, self.tokenizer, model_name=type(self).__name__, **where).cells
 
     def save_pretrained(
         self, directory: str | Path, *, card: str | None = None, dtype: torch.dtype | None = None

@@ -12,6 +12,7 @@ from scvi.data import fields
 
 from sfm.data import encode_cells
 from sfm.genes import GeneVocabulary
+from sfm.pp._choose import choose_tokenizer
 from sfm.tokenizers import Tokenizer
 from sfm.train._splitter import TOKENS_KEY, VALUES_KEY
 
@@ -29,6 +30,19 @@ class TokensField(fields.ObsmField):
 def tokenizer_from_setup(setup_args: dict[str, Any]) -> Tokenizer:
     """Rebuild the tokenizer that `setup_anndata` recorded."""
     return Tokenizer.from_dict(dict(setup_args["tokenizer"]), GeneVocabulary.from_dict(setup_args["vocabulary"]))
+
+
+def choose_setup_tokenizer(
+    adata: AnnData, tokenizer: Any, vocabulary: GeneVocabulary | dict[str, Any] | None, **options: Any
+) -> Tokenizer:
+    """Return the tokenizer that `setup_anndata` is asked for, or that a saved model brings, as plain values."""
+    if isinstance(tokenizer, dict):
+        return tokenizer_from_setup({"tokenizer": tokenizer, "vocabulary": vocabulary})
+    if isinstance(vocabulary, dict):
+        msg = "vocabulary= is a dict. Pass `sfm.GeneVocabulary.from_dict(vocabulary)`."
+        raise TypeError(msg)
+    chosen, _ = choose_tokenizer(adata, tokenizer, vocabulary=vocabulary, **options)
+    return chosen
 
 
 def tokens_slot(tokenizer: Tokenizer) -> str:

@@ -62,7 +62,7 @@ def judged_labels(adata: AnnData, key: str, *, best: bool) -> pd.Series:
     labels, slot = given_labels(adata, key).astype(object), annotation_keys(key).probabilities
     rejected, probabilities = (labels == UNKNOWN).to_numpy(), adata.obsm.get(slot)
     if isinstance(probabilities, pd.DataFrame):
-        names = probabilities.columns.to_numpy()[probabilities.to_numpy().argmax(axis=1)].astype(str).astype(object)
+        names = _label_names(adata, key, probabilities)[probabilities.to_numpy().argmax(axis=1)]
         return labels.where(labels.isna() if best else ~rejected, names)
     if rejected.any():
         msg = (
@@ -72,6 +72,13 @@ def judged_labels(adata: AnnData, key: str, *, best: bool) -> pd.Series:
         )
         raise KeyError(msg)
     return labels
+
+
+def _label_names(adata: AnnData, key: str, probabilities: pd.DataFrame) -> np.ndarray:
+    """Names of the labels; names of columns may differ from them, since files allow no `/` there."""
+    recorded = adata.uns.get(annotation_keys(key).uns, {}).get("params", {}).get("labels", ())
+    names = recorded if len(recorded) == probabilities.shape[1] else probabilities.columns
+    return np.asarray(names).astype(str).astype(object)
 
 
 def with_truth(adata: AnnData, labels_key: str) -> tuple[pd.Series, np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sfm.tl._annotate import annotate
+from sfm.tl._annotate_genes import annotate_genes
 from sfm.tl._embed import embed
 
-__all__ = ["embed"]
+__all__ = ["annotate", "annotate_genes", "embed"]

@@ -68,8 +68,8 @@ def merged(network: CellModelWithHead) -> CellModelWithHead:
 def base_weights(network: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename weights of a network without adapters to the names they have in one with adapters; adapters keep theirs."""
     own = network.state_dict()
-    names = {_without_adapter(name): name for name in own if ".lora_" not in name and ".modules_to_save." not in name}
-    copies = {name: weights[_without_adapter(name)] for name in own if ".modules_to_save." in name}
+    names = {without_adapter(name): name for name in own if ".lora_" not in name and ".modules_to_save." not in name}
+    copies = {name: weights[without_adapter(name)] for name in own if ".modules_to_save." in name}
     adapters = {name: tensor for name, tensor in own.items() if ".lora_" in name}
     return adapters | copies | {names.get(name, name): tensor for name, tensor in weights.items()}
 
@@ -85,10 +85,13 @@ def load_adapter(network: CellModelWithHead, directory: str | Path) -> None:
     from peft.utils import load_peft_weights
 
     network.peft_config["default"] = LoraConfig.from_pretrained(str(directory))
-    set_peft_model_state_dict(network, load_peft_weights(str(directory), device="cpu"))
+    weights = load_peft_weights(str(directory), device="cpu")
+    # peft takes this away from adapters, and fails to from whole modules that are saved with them.
+    weights = {name.removeprefix("base_model.model."): tensor for name, tensor in weights.items()}
+    set_peft_model_state_dict(network, weights)
 
 
-def _without_adapter(name: str) -> str:
+def without_adapter(name: str) -> str:
     for part in (".base_layer", ".original_module", ".modules_to_save.default"):
         name = name.replace(part, "")
     return name

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from scvi.module.base import BaseModuleClass, LossOutput
 
 from sfm.nn._masking import IGNORED
+from sfm.train._lora import has_lora
 from sfm.train._parts import loss_by_parts
 from sfm.train._sharding import is_sharded
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
 
     from sfm.nn import CellModelWithHead
 
@@ -79,15 +82,34 @@ class CellModule(BaseModuleClass):
         """
         example = {key: tensor for key, tensor in self.make_example(tensors).items() if tensor is not None}
         n_targets = self.n_targets(example)
-        in_parts = self.by_cell and not is_sharded(self.network)
-        max_tokens = _MAX_TOKENS.get(n_targets.device.type) if in_parts else None
-        loss = loss_by_parts(self.network, example, n_targets, max_tokens=max_tokens)
+        loss = loss_by_parts(self.network, example, n_targets, max_tokens=self.max_tokens if self.by_cell else None)
         # The negative log-likelihood of a cell is the sum over its targets, which are shared out evenly.
         return (
             {},
             {},
             LossOutput(loss=loss, reconstruction_loss=loss.detach() * n_targets, n_obs_minibatch=len(n_targets)),
         )
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Most tokens to compute at once, padding included; `None` for no limit."""
+        return None if is_sharded(self.network) else _MAX_TOKENS.get(self.device.type)
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002  # as in torch
+        """Set training or evaluation mode; parts that are frozen as a whole stay in evaluation mode.
+
+        Dropout there would be noise that nothing can learn to live with.
+
+        Parameters
+        ----------
+        mode
+            Whether to train.
+        """
+        super().train(mode)
+        if mode and not has_lora(self.network):  # adapters do learn, in between
+            for module in _frozen_modules(self.network):
+                module.eval()
+        return self
 
     @property
     def starts_from_frequencies(self) -> bool:
@@ -125,3 +147,13 @@ class CellModule(BaseModuleClass):
         """
         input_ids = minibatch["input_ids"]
         return None if self.training else torch.Generator(input_ids.device).manual_seed(int(input_ids.sum()))
+
+
+def _frozen_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the largest parts whose weights are all frozen."""
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        yield module
+        return
+    for child in module.children():
+        yield from _frozen_modules(child)

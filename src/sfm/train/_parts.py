@@ -47,6 +47,14 @@ def loss_by_parts(
     return _KnownGradients.apply(loss, gradients, *parameters)
 
 
+def example_parts(example: dict[str, Tensor], *, max_tokens: int | None) -> list[dict[str, Tensor]]:
+    """Split the input of a network into parts with some of the cells each, in the order of the cells."""
+    if max_tokens is None:
+        return [example]
+    parts = _parts(example["attention_mask"], max_tokens)
+    return [_cells_of(example, start, stop, longest) for start, stop, longest in parts]
+
+
 def _parts(attention_mask: Tensor, max_tokens: int) -> Iterator[tuple[int, int, int]]:
     """Yield `(start, stop, longest)` of neighbouring cells; a cell above `max_tokens` stands alone."""
     lengths = attention_mask.sum(dim=1).clamp(min=1).tolist()

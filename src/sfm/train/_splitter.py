@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from scvi.dataloaders import DataSplitter
 from sfm.data._loader import token_loader
 from sfm.data._sampler import BucketSampler
 from sfm.tokenizers import TokenizedCells
+from sfm.train._stratified import stratified_split
 
 if TYPE_CHECKING:
     from scvi.data import AnnDataManager
@@ -18,10 +20,15 @@ if TYPE_CHECKING:
 
 TOKENS_KEY = "tokens"
 VALUES_KEY = "token_values"
+SAMPLE_KEY = "sample"
 
 _SPLIT = ("train_idx", "val_idx", "test_idx")
 # Names in a minibatch of the categories that `setup_anndata` was given.
-_CATEGORIES = {"batch_index": REGISTRY_KEYS.BATCH_KEY, "label_index": REGISTRY_KEYS.LABELS_KEY}
+_CATEGORIES = {
+    "batch_index": REGISTRY_KEYS.BATCH_KEY,
+    "label_index": REGISTRY_KEYS.LABELS_KEY,
+    "sample_index": SAMPLE_KEY,
+}
 
 
 def registered_tokens(manager: AnnDataManager) -> TokenizedCells:
@@ -111,12 +118,11 @@ class TokenDataSplitter(DataSplitter):
         options = dict(self.data_loader_kwargs)
         indices = np.asarray(indices)
         cells = self.cells[indices]
-        sampler = BucketSampler(
-            cells.lengths,
-            options.pop("batch_size", None) or settings.batch_size,
+        sampler = self._sampler(
+            indices,
+            batch_size=options.pop("batch_size", None) or settings.batch_size,
             shuffle=shuffle,
             drop_last=drop_last,
-            seed=self.seed,
             distributed=self.distributed_sampler or getattr(self.trainer, "world_size", 1) > 1,
         )
         options.setdefault("num_workers", settings.dl_num_workers)
@@ -124,9 +130,70 @@ class TokenDataSplitter(DataSplitter):
         options["columns"] = {"cell_index": indices, **self._codes(indices)}
         return token_loader(cells, pad_id=self.pad_id, sampler=sampler, pin_memory=self.pin_memory, **options)
 
+    def _sampler(
+        self, indices: np.ndarray, *, batch_size: int, shuffle: bool, drop_last: bool, distributed: bool
+    ) -> BucketSampler:
+        options = {"shuffle": shuffle, "drop_last": drop_last, "distributed": distributed}
+        return BucketSampler(self.cells[indices].lengths, batch_size, seed=self.seed, **options)
+
     def _codes(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         registered = {name: key for name, key in _CATEGORIES.items() if key in self.adata_manager.data_registry}
         return {
             name: np.asarray(self.adata_manager.get_from_registry(key)).ravel()[indices].astype(np.int64)
             for name, key in registered.items()
         }
+
+
+class LabeledDataSplitter(TokenDataSplitter):
+    """A split of the labelled cells, each label in proportion and none of them held out as a whole.
+
+    A label with a single cell is trained on. Cells without a label are in none of the three parts.
+
+    Parameters
+    ----------
+    adata_manager
+        Manager of the registered data, with labels.
+    kwargs
+        Arguments of :class:`TokenDataSplitter`. `train_size` and `validation_size` are shares of the labelled cells.
+    """
+
+    def __init__(self, adata_manager: AnnDataManager, **kwargs: Any) -> None:
+        with warnings.catch_warnings():
+            # scvi-tools splits all cells here, and may move some of them.
+            warnings.filterwarnings("ignore", message=".*(moved from training set|Last batch will have a small size)")
+            super().__init__(adata_manager, **kwargs)
+        self._split = self._split_labelled()
+        self.n_train, self.n_val = len(self._split[0]), len(self._split[1])
+
+    def setup(self, stage: str | None = None) -> None:
+        """Take the split.
+
+        Parameters
+        ----------
+        stage
+            Lightning's name of what begins.
+        """
+        self.train_idx, self.val_idx, self.test_idx = self._split
+
+    def _split_labelled(self) -> tuple[np.ndarray, ...]:
+        codes = self._label_codes()
+        if self.external_indexing is not None:
+            given = [np.asarray(rows, dtype=np.int64) for rows in self.external_indexing]
+            return tuple(rows[codes[rows] >= 0] for rows in given)
+        return self._split_codes(codes)
+
+    def _split_codes(self, codes: np.ndarray) -> tuple[np.ndarray, ...]:
+        n = int((codes >= 0).sum())
+        share = 1 - self.train_size if self.validation_size is None else self.validation_size
+        return stratified_split(
+            codes,
+            n_held_out=round(n * (1 - self.train_size)),
+            n_validation=round(n * share),
+            seed=settings.seed,
+            shuffle=self.shuffle_set_split,
+        )
+
+    def _label_codes(self) -> np.ndarray:
+        """Label of each cell, -1 where there is none."""
+        codes: np.ndarray = np.asarray(self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY)).ravel()
+        return codes

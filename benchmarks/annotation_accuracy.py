@@ -1,0 +1,137 @@
+"""Accuracy of labels across data sets, and how many are wrong among the cells that keep one, against other tools.
+
+    python benchmarks/annotation_accuracy.py --reference pbmc3k.h5ad --labels cell_type_coarse --leave-out unassigned \
+        --query pbmc4k_subset.h5ad:cell_type_coarse --query pbmc_cite_2batch_400.h5mu:cell_type_protein \
+        --celltypist PYTHON --figure risk_coverage.png
+
+`--celltypist` names an interpreter whose environment has CellTypist. Cells of the query whose label the reference does not
+have are annotated, but not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anndata as ad
+import mudata
+import numpy as np
+import pandas as pd
+from annotation_rivals import Scvi, celltypist, pca_knn
+from sklearn.metrics import accuracy_score, f1_score
+
+import sfm
+from sfm.metrics import area_under_risk_coverage, risk_coverage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+METHODS = ["knn", "logreg", "prototype", ["knn", "logreg", "prototype"], "finetune"]
+
+
+def main() -> None:
+    arguments = parse()
+    warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    reference = read(arguments.reference)
+    labels_key = arguments.labels
+    reference = reference[~reference.obs[labels_key].isin(arguments.leave_out).to_numpy()].copy()
+    reference.obs[labels_key] = reference.obs[labels_key].astype(str)
+    methods = {f"sfm, {named(method)}": sfm_method(method) for method in METHODS if named(method) not in arguments.skip}
+    scvi = Scvi()
+    methods |= {"PCA and kNN": pca_knn, "scVI and kNN": scvi.knn, "scANVI": scvi.scanvi}
+    if arguments.celltypist:
+        methods["CellTypist"] = celltypist(arguments.celltypist)
+        methods["CellTypist, selected genes"] = celltypist(arguments.celltypist, selection=True)
+    curves, rows = {}, []
+    for name in arguments.query:
+        path, truth_key = name.split(":")
+        query = read(path)
+        truth = query.obs[truth_key].astype(str).to_numpy()
+        counted = np.isin(truth, reference.obs[labels_key].unique())
+        query = ad.AnnData(query.X, obs=pd.DataFrame(index=query.obs_names), var=query.var)
+        for method, annotate in methods.items():
+            if method in arguments.skip:
+                continue
+            start = time.perf_counter()
+            predicted = annotate(reference, query, labels_key)[counted]
+            seconds = time.perf_counter() - start
+            row = {"query": Path(path).stem, "method": method, **scores(truth[counted], predicted), "seconds": seconds}
+            rows.append(row)
+            print(row, flush=True)
+            correct = predicted["label"].to_numpy() == truth[counted]
+            curves[row["query"], method] = risk_coverage(predicted["confidence"].clip(0, 1).to_numpy(), correct)
+    print(pd.DataFrame(rows).round(3).to_markdown(index=False))
+    if arguments.figure:
+        draw(curves, arguments.figure)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--reference", required=True)
+    parser.add_argument("--labels", required=True)
+    parser.add_argument("--leave-out", action="append", default=[])
+    parser.add_argument("--query", action="append", required=True, help="file:column with the true labels")
+    parser.add_argument("--celltypist", help="interpreter that has CellTypist")
+    parser.add_argument("--skip", action="append", default=[], help="name of a method")
+    parser.add_argument("--figure", type=Path)
+    return parser.parse_args()
+
+
+def read(path: str) -> ad.AnnData:
+    adata = mudata.read(path).mod["rna"] if path.endswith(".h5mu") else ad.read_h5ad(path)
+    adata.var_names_make_unique()
+    return adata
+
+
+def named(method: str | list[str]) -> str:
+    return method if isinstance(method, str) else "consensus"
+
+
+def sfm_method(method: str | list[str]) -> Callable[..., pd.DataFrame]:
+    def annotate(reference: ad.AnnData, query: ad.AnnData, labels_key: str) -> pd.DataFrame:
+        adata = sfm.tl.annotate(query, reference, labels_key=labels_key, method=method, copy=True)
+        return pd.DataFrame(
+            {"label": adata.obs["sfm_label"].astype(str), "confidence": adata.obs["sfm_label_confidence"]}
+        )
+
+    return annotate
+
+
+def scores(truth: np.ndarray, predicted: pd.DataFrame) -> dict[str, float]:
+    label, confidence = predicted["label"].to_numpy(), predicted["confidence"].clip(0, 1).to_numpy()
+    correct = label == truth
+    curve = risk_coverage(confidence, correct)
+    return {
+        "cells": len(truth),
+        "accuracy": accuracy_score(truth, label),
+        "macro-F1": f1_score(truth, label, average="macro", labels=np.unique(truth), zero_division=0),
+        "area under risk-coverage": area_under_risk_coverage(confidence, correct),
+        "wrong at 90 %": float(np.interp(0.9, curve["coverage"], curve["risk"])),
+    }
+
+
+def draw(curves: dict[tuple[str, str], pd.DataFrame], path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    queries = list(dict.fromkeys(query for query, _ in curves))
+    figure, axes = plt.subplots(1, len(queries), figsize=(4.5 * len(queries), 3.6), sharey=True, squeeze=False)
+    for axis, query in zip(axes[0], queries, strict=True):
+        for (of, method), curve in curves.items():
+            if of == query:
+                ours = method.startswith("sfm")
+                axis.plot(
+                    curve["coverage"], 100 * curve["risk"], label=method, lw=2 if ours else 1, ls="-" if ours else "--"
+                )
+        axis.set(title=query, xlabel="share of cells that keep a label")
+    axes[0, 0].set_ylabel("wrong labels among them (%)")
+    axes[0, -1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()

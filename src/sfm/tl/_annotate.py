@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
+
+from anndata import AnnData
+
+from sfm import _logging as logg
+from sfm._docs import COPY, INPUT, doc_params
+from sfm._keys import annotation_keys
+from sfm._views import own_data
+from sfm._warn import warn
+from sfm.annotation._clusters import expression_vectors, over_clusters, refuse_without_igraph
+from sfm.annotation._decision import decide
+from sfm.annotation._labels import UNKNOWN
+from sfm.annotation._overlap import warn_if_far
+from sfm.annotation._resolve import LabelledOptions, resolve_reference
+from sfm.annotation._tree import LabelHierarchy
+from sfm.annotation._voting import clusters_from_obs
+from sfm.data._encode import _refuse_other_types
+from sfm.tl._annotation_slots import write_annotation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+
+    from sfm.annotation._calibration import Calibration
+    from sfm.annotation._reference import Prediction, Reference
+    from sfm.annotation._resolve import Method
+    from sfm.annotation._tree import LabelTree
+    from sfm.checkpoints import PretrainedCells
+    from sfm.inference._precision import Precision
+    from sfm.protocols import ModelProtocol
+
+
+@doc_params(input=INPUT, copy=COPY)
+def annotate(  # noqa: PLR0913
+    adata: AnnData,
+    reference: AnnData | str | Path | PretrainedCells | Reference | Any,
+    *,
+    labels_key: str = "cell_type",
+    model: str | Path | PretrainedCells | ModelProtocol | None = None,
+    method: Method | Sequence[Method] = "knn",
+    method_kwargs: dict[str, Any] | None = None,
+    use_rep: str | None = None,
+    min_confidence: float | None = None,
+    max_novelty: float | None = None,
+    majority_voting: str | bool | None = None,
+    label_tree: LabelTree | None = None,
+    calibration: Calibration = "temperature",
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_symbols: str | None = None,
+    reference_kwargs: dict[str, Any] | None = None,
+    batch_size: int | Literal["auto"] = "auto",
+    device: str | torch.device = "auto",
+    precision: Precision = "auto",
+    key_added: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Label cells from a reference, with a confidence that can be believed and a way to say `"unknown"`.
+
+    The label of a cell depends on that cell, the genes that were measured, and the reference, but not on the other cells
+    of `adata`, except with `majority_voting`.
+
+    With labelled cells as reference, both sides are embedded with a foundation model from the genes that both have, and
+    labels go from vectors to vectors. Confidence is calibrated on reference cells that were held out: of cells that are
+    labelled with a confidence of 0.8, four in five should be right, as far as the query is like the reference. How well
+    that holds in the reference is `expected_calibration_error` in `adata.uns`. Where query and reference differ, look
+    at the novelty of the cells as well.
+
+    Parameters
+    ----------
+    adata
+        Annotated data matrix with the cells to label: raw counts, unless `reference` says otherwise.
+    reference
+        Where labels come from: a labelled AnnData; a trained `sfm.model.CellClassifier`, the directory or hub id that
+        one was saved to, or the result of :func:`sfm.load`; a CellTypist model or the path of its `.pkl` file; or an
+        object of your own with the members of :class:`sfm.annotation.Reference`. It is not modified. Cells of an AnnData
+        without a label, with an empty one, or labelled `"unknown"` are left out of it.
+    labels_key
+        Column of `reference.obs` with the labels.
+    model
+        Model that embeds both sides, as for :func:`sfm.tl.embed`, or is trained further with `method="finetune"`.
+    method
+        How labels are found in an AnnData. `"knn"`: votes of the nearest reference cells by cosine similarity, found
+        exactly. `"logreg"`: multinomial logistic regression. `"prototype"`: cosine similarity to the mean of each label.
+        `"finetune"`: `model` is made a classifier and trained on the reference. All but the last compare cells after
+        whitening by the covariance within labels. With several, the label is that of the highest mean probability.
+    method_kwargs
+        Options of the method: `n_neighbors` and `whiten` for `"knn"`, `C` and `balanced` for `"logreg"`, `whiten` for
+        `"prototype"`, arguments of `CellClassifier.from_pretrained` and `train` for `"finetune"`. With several methods a
+        dictionary of such dictionaries, by method.
+    use_rep
+        Slot of `obsm` with vectors of both sides, instead of embedding them now. They must have been made by
+        :func:`sfm.tl.embed` with the same model and settings. By default `"X_sfm"` is used if both sides have it and
+        `model` is `None`, unless their genes differ so much that embedding both anew, from the genes that they share,
+        is better.
+    min_confidence
+        Cells whose best label is less probable than this, from 0 to 1, are `"unknown"`.
+    max_novelty
+        Cells whose novelty is higher than this, from 0 to 1, are `"unknown"`.
+    majority_voting
+        Column of `adata.obs` with small clusters, all of whose cells then get the label that most of them have; `True`
+        to make clusters with Leiden. Rejected cells do not vote; where they are the majority, the cluster is
+        `"unknown"`. Cells without a cluster are on their own.
+    label_tree
+        Broader labels to fall back on: a dictionary from label to parent, a nested dictionary from parent to children,
+        or a :class:`networkx.DiGraph` with edges from parent to child. A cell whose best label is less probable than
+        `min_confidence` (0.5 if that is `None`) gets the most specific label above it that reaches it by the sum of
+        the probabilities below.
+    calibration
+        How scores become probabilities with labelled cells: by a `"temperature"` (Guo et al. 2017), or `"isotonic"`
+        regression (Zadrozny and Elkan 2002), which needs more reference cells and can correct more.
+    {input}
+    reference_kwargs
+        `layer`, `use_raw` and `gene_symbols` of a reference that is an AnnData, if they are not those of `adata`; `{}` for
+        its `X` and `var_names`.
+    batch_size
+        Cells per minibatch of a network, as for :func:`sfm.tl.embed`.
+    device
+        Torch device of a network; `"auto"` takes CUDA, then MPS, then the CPU.
+    precision
+        `"fp32"` (also `"auto"`) or `"bf16"`, as for :func:`sfm.tl.embed`.
+    key_added
+        Slot name to use instead of `"sfm_label"`.
+    {copy}
+
+    Returns
+    -------
+    Returns `None` if `copy=False`, else returns an `AnnData` object. Sets the following fields:
+
+    `adata.obs['sfm_label' | key_added]` : :class:`pandas.Categorical`
+        Labels; `"unknown"` where the cell was rejected, or has no count on a known gene.
+    `adata.obs['sfm_label_confidence' | key_added + '_confidence']` : :class:`numpy.ndarray` (dtype `float32`)
+        Calibrated probability of the best label of each cell, also where that was rejected; for CellTypist models the
+        probability that CellTypist gives, which is calibrated for no query and does not sum to one over the labels.
+    `adata.obs['sfm_label_novelty' | key_added + '_novelty']` : :class:`numpy.ndarray` (dtype `float32`)
+        Share of reference cells that are at most as far from the rest of the reference; 1 is further than all. Not
+        written if the reference cannot tell.
+    `adata.obs['sfm_label_consensus' | key_added + '_consensus']` : :class:`numpy.ndarray` (dtype `float32`)
+        Share of the votes for the label: of methods, or with `majority_voting` of the cells of the cluster and methods.
+        Written only with several methods or `majority_voting`.
+    `adata.obsm['sfm_label_probabilities' | key_added + '_probabilities']` : :class:`pandas.DataFrame` (dtype `float32`)
+        Calibrated probability of each label of the reference, one column per label; in its name `|` stands for `/`,
+        which zarr does not allow.
+    `adata.uns['sfm_label' | key_added]['params']` : :class:`dict`
+        Reference, model, methods, calibration error, thresholds, number of rejected cells, slot read, and versions.
+
+    Raises
+    ------
+    KeyError
+        If `labels_key`, `use_rep`, `layer`, `gene_symbols` or `majority_voting` names nothing.
+    TypeError
+        If `adata` is no AnnData, or `reference`, `model` or `label_tree` is nothing that will do.
+    FileNotFoundError
+        If a directory or file is not there.
+    ImportError
+        If `majority_voting=True` without igraph.
+    ValueError
+        If the values are not what the reference needs, `adata` is empty, no gene is shared, the reference has fewer than
+        two labels or none at all, stored vectors are of different models, or an option has no meaning.
+
+    Examples
+    --------
+    >>> import sfm
+    >>> cells = sfm.datasets.toy_cells(100)
+    >>> labelled, adata = cells[:80].copy(), cells[80:].copy()
+    >>> sfm.tl.annotate(adata, labelled, labels_key="cell_type")
+    >>> bool((adata.obs["sfm_label"].astype(str) == adata.obs["cell_type"].astype(str)).mean() > 0.7)
+    True
+    >>> adata.obsm["sfm_label_probabilities"].shape
+    (20, 3)
+    """
+    _refuse_other_types(adata)
+    _refuse_bad_options(
+        adata,
+        min_confidence=min_confidence,
+        max_novelty=max_novelty,
+        majority_voting=majority_voting,
+        key_added=key_added,
+    )
+    where: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_symbols": gene_symbols}
+    options = LabelledOptions(
+        labels_key=labels_key,
+        model=model,
+        method=method,
+        method_kwargs=method_kwargs,
+        use_rep=use_rep,
+        calibration=calibration,
+        where=_reference_options(where, reference_kwargs),
+    )
+    start = logg.info("annotating cells")
+    resolved = resolve_reference(reference, adata, options)
+    hierarchy = None if label_tree is None else LabelHierarchy.read(label_tree, resolved.labels)
+    prediction = resolved.predict(adata, **where, batch_size=batch_size, device=device, precision=precision)
+    if prediction.novelty is not None:
+        warn_if_far(prediction.novelty)
+    decision = decide(
+        prediction,
+        resolved.labels,
+        min_confidence=min_confidence,
+        max_novelty=max_novelty,
+        hierarchy=hierarchy,
+        clusters=_clusters(adata, prediction, where, majority_voting=majority_voting),
+    )
+    _report_empty(prediction)
+
+    params = {
+        **resolved.params(),
+        **prediction.params,
+        "labels": list(resolved.labels),
+        "method": _described(method) if isinstance(reference, AnnData) else None,
+        "labels_key": labels_key if isinstance(reference, AnnData) else None,
+        "min_confidence": min_confidence,
+        "max_novelty": max_novelty,
+        "majority_voting": majority_voting,
+        "label_tree": None if hierarchy is None else [f"{low} < {high}" for low, high in hierarchy.parents.items()],
+        "layer": layer,
+        "use_raw": use_raw,
+        "n_rejected": int((decision.codes < 0).sum()),
+        **{f"{name}_version": version(name) for name in ("sfm-tools", "torch", "transformers", "anndata")},
+    }
+    adata = own_data(adata, copy=copy)
+    keys = annotation_keys(key_added)
+    write_annotation(adata, keys, resolved.labels, prediction, decision)
+    adata.uns[keys.uns] = {"params": params}
+    logg.info("    finished", time=start, deep=f"added\n    {keys.label!r}, labels of the cells (adata.obs)")
+    return adata if copy else None
+
+
+def _refuse_bad_options(
+    adata: AnnData,
+    *,
+    min_confidence: float | None,
+    max_novelty: float | None,
+    majority_voting: str | bool | None,
+    key_added: str | None,
+) -> None:
+    """Raise before anything is computed."""
+    for name, value in [("min_confidence", min_confidence), ("max_novelty", max_novelty)]:
+        if value is not None and not 0 <= value <= 1:
+            msg = f"{name}={value!r} is not between 0 and 1. Pass a probability, or None to reject no cell by it."
+            raise ValueError(msg)
+    if majority_voting is True:
+        refuse_without_igraph()
+    elif isinstance(majority_voting, str):
+        clusters_from_obs(adata, majority_voting)
+    elif majority_voting not in (None, False):
+        msg = f"majority_voting={majority_voting!r} is neither True nor the name of a column of adata.obs."
+        raise TypeError(msg)
+    if key_added is not None and (not key_added or "/" in key_added):
+        msg = f"key_added={key_added!r} cannot be the name of a slot: it is empty, or has a '/', which files read as a path."
+        raise ValueError(msg)
+
+
+def _reference_options(where: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:
+    """Which matrix of the reference is read: the same as of the query, unless other options are given."""
+    if given is None:
+        return where
+    unknown = [key for key in given if key not in where]
+    if unknown:
+        msg = f"reference_kwargs has {unknown[0]!r}. It takes {', '.join(map(repr, where))}."
+        raise TypeError(msg)
+    return {"layer": None, "use_raw": False, "gene_symbols": None, **given}
+
+
+def _clusters(
+    adata: AnnData, prediction: Prediction, where: dict[str, Any], *, majority_voting: str | bool | None
+) -> np.ndarray | None:
+    if isinstance(majority_voting, str):
+        return clusters_from_obs(adata, majority_voting)
+    if not majority_voting:
+        return None
+    return over_clusters(expression_vectors(adata, **where) if prediction.vectors is None else prediction.vectors)
+
+
+def _report_empty(prediction: Prediction) -> None:
+    n_empty = 0 if prediction.is_empty is None else int(prediction.is_empty.sum())
+    if n_empty:
+        msg = (
+            f"{n_empty} of {len(prediction.probabilities)} cells have no count on a known gene; they are labelled "
+            f"{UNKNOWN!r}."
+        )
+        warn(msg)
+
+
+def _described(method: Method | Sequence[Method]) -> str:
+    return method if isinstance(method, str) else "+".join(method)
