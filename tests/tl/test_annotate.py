@@ -476,7 +476,7 @@ def test_a_trained_model_is_a_reference(labelled: ad.AnnData, query: ad.AnnData,
 def test_a_model_is_finetuned(labelled: ad.AnnData, query: ad.AnnData, model: PretrainedCells) -> None:
     options = {
         "max_epochs": 10,
-        "train_kwargs": {"accelerator": "cpu", "enable_progress_bar": False, "plan_kwargs": {"lr": 3e-3}},
+        "train_kwargs": {"accelerator": "cpu", "enable_progress_bar": False, "plan_kwargs": {"lr": 1e-2}},
     }
     before = labelled.copy()
     sfm.tl.annotate(query, labelled, model=model, method="finetune", method_kwargs=options)
