@@ -41,7 +41,8 @@ def main() -> None:
     labels_key = arguments.labels
     reference = reference[~reference.obs[labels_key].isin(arguments.leave_out).to_numpy()].copy()
     reference.obs[labels_key] = reference.obs[labels_key].astype(str)
-    methods = {f"sfm, {named(method)}": sfm_method(method) for method in METHODS if named(method) not in arguments.skip}
+    ours = Sfm(arguments.finetune_epochs)
+    methods = {f"sfm, {named(method)}": ours.by(method) for method in METHODS if named(method) not in arguments.skip}
     scvi = Scvi()
     methods |= {"PCA and kNN": pca_knn, "scVI and kNN": scvi.knn, "scANVI": scvi.scanvi}
     if arguments.celltypist:
@@ -65,7 +66,7 @@ def main() -> None:
             print(row, flush=True)
             correct = predicted["label"].to_numpy() == truth[counted]
             curves[row["query"], method] = risk_coverage(predicted["confidence"].clip(0, 1).to_numpy(), correct)
-    print(pd.DataFrame(rows).round(3).to_markdown(index=False))
+    print(pd.DataFrame(rows).round(3).to_string(index=False))
     if arguments.figure:
         draw(curves, arguments.figure)
 
@@ -78,6 +79,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--query", action="append", required=True, help="file:column with the true labels")
     parser.add_argument("--celltypist", help="interpreter that has CellTypist")
     parser.add_argument("--skip", action="append", default=[], help="name of a method")
+    parser.add_argument("--finetune-epochs", type=int, help="by default as many as CellClassifier takes")
     parser.add_argument("--figure", type=Path)
     return parser.parse_args()
 
@@ -92,14 +94,30 @@ def named(method: str | list[str]) -> str:
     return method if isinstance(method, str) else "consensus"
 
 
-def sfm_method(method: str | list[str]) -> Callable[..., pd.DataFrame]:
-    def annotate(reference: ad.AnnData, query: ad.AnnData, labels_key: str) -> pd.DataFrame:
-        adata = sfm.tl.annotate(query, reference, labels_key=labels_key, method=method, copy=True)
-        return pd.DataFrame(
-            {"label": adata.obs["sfm_label"].astype(str), "confidence": adata.obs["sfm_label_confidence"]}
-        )
+class Sfm:
+    """`sfm.tl.annotate` by several methods; both sides are embedded once for a query, from the genes that they share."""
 
-    return annotate
+    def __init__(self, finetune_epochs: int | None) -> None:
+        self.finetune_kwargs = {"max_epochs": finetune_epochs}
+        self.embedded: dict[int, tuple[ad.AnnData, ad.AnnData]] = {}
+
+    def by(self, method: str | list[str]) -> Callable[..., pd.DataFrame]:
+        def annotate(reference: ad.AnnData, query: ad.AnnData, labels_key: str) -> pd.DataFrame:
+            options = {"method_kwargs": self.finetune_kwargs}
+            if method != "finetune":  # which trains the model, so that there is no embedding yet
+                (reference, query), options = self._embed(reference, query), {"use_rep": "X_sfm"}
+            adata = sfm.tl.annotate(query, reference, labels_key=labels_key, method=method, copy=True, **options)
+            labels = adata.obs["sfm_label"].astype(str)
+            return pd.DataFrame({"label": labels, "confidence": adata.obs["sfm_label_confidence"]})
+
+        return annotate
+
+    def _embed(self, reference: ad.AnnData, query: ad.AnnData) -> tuple[ad.AnnData, ad.AnnData]:
+        if id(query) not in self.embedded:
+            genes = reference.var_names.intersection(query.var_names)
+            sides = tuple(sfm.tl.embed(side[:, genes], copy=True) for side in (reference, query))
+            self.embedded = {id(query): sides}
+        return self.embedded[id(query)]
 
 
 def scores(truth: np.ndarray, predicted: pd.DataFrame) -> dict[str, float]:
