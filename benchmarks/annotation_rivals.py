@@ -104,7 +104,7 @@ def celltypist(python: str, *, selection: bool = False) -> Callable[..., pd.Data
                     adata.X, obs=adata.obs[[labels_key]] if name == "reference" else None, var=adata.var[[]]
                 ).write_h5ad(Path(folder) / f"{name}.h5ad")
             arguments = [folder, labels_key, "yes" if selection else "no"]
-            subprocess.run([python, "-c", CELLTYPIST, *arguments], check=True, capture_output=True)
+            subprocess.run([python, "-P", "-c", CELLTYPIST, *arguments], check=True, capture_output=True)
             return pd.read_csv(Path(folder) / "predicted.csv", index_col=0).set_axis(query.obs_names)
 
     return annotate
