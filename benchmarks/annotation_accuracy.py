@@ -136,18 +136,18 @@ def scores(truth: np.ndarray, predicted: pd.DataFrame) -> dict[str, float]:
 def draw(curves: dict[tuple[str, str], pd.DataFrame], path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    queries = list(dict.fromkeys(query for query, _ in curves))
-    figure, axes = plt.subplots(1, len(queries), figsize=(4.5 * len(queries), 3.6), sharey=True, squeeze=False)
+    queries, methods = (list(dict.fromkeys(names)) for names in zip(*curves, strict=True))
+    figure, axes = plt.subplots(1, len(queries), figsize=(4.5 * len(queries), 3.6), squeeze=False)
     for axis, query in zip(axes[0], queries, strict=True):
-        for (of, method), curve in curves.items():
-            if of == query:
-                ours = method.startswith("sfm")
-                axis.plot(
-                    curve["coverage"], 100 * curve["risk"], label=method, lw=2 if ours else 1, ls="-" if ours else "--"
-                )
-        axis.set(title=query, xlabel="share of cells that keep a label")
+        for number, method in enumerate(methods):
+            if (query, method) in curves:
+                curve = curves[query, method]
+                style = {"lw": 2} if method.startswith("sfm") else {"lw": 1, "ls": "--"}
+                axis.plot(curve["coverage"], 100 * curve["risk"], color=f"C{number}", label=method, **style)
+        # Below, single cells decide.
+        axis.set(title=query, xlabel="share of cells that keep a label", xlim=(0.5, 1), ylim=(0, None))
     axes[0, 0].set_ylabel("wrong labels among them (%)")
-    axes[0, -1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes[0, 0].legend(frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(-0.2, 0.5))
     figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
