@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from sfm.annotation._neighbors import unit_vectors
-from sfm.annotation._whitening import WithinClassWhitening, class_means
+from sfm.annotation._whitening import WithinClassWhitening, class_means, directions_between
 
 
 class Typicality:
@@ -24,10 +24,7 @@ class Typicality:
         white = self.whitening(vectors)
         present = np.unique(codes)
         means = class_means(white, codes)[present]
-        weights = np.bincount(codes)[present]
-        between = means - np.average(means, axis=0, weights=weights)
-        _, sizes, directions = np.linalg.svd(between, full_matrices=False)
-        self.subspace = directions[: max(1, int((sizes > 1e-6 * sizes[0]).sum()))].T  # (dims, at most labels - 1)
+        self.subspace = directions_between(means)  # (dims, at most labels - 1)
         self.means = means @ self.subspace
         self.prototypes = unit_vectors(class_means(unit_vectors(white), codes)[present])
         return self
