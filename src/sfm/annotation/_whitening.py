@@ -3,6 +3,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+import torch
+
+from sfm.nn._covariance import shrunk_to_sphere
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,14 +66,9 @@ def shrunk_covariance(residuals: Iterator[np.ndarray], *, n_cells: int, n_dims: 
     for part in residuals:
         sums += part.T @ part
         fourth += float(((part**2).sum(axis=1) ** 2).sum())
-    covariance = sums / n_cells
-    variance = np.trace(covariance) / n_dims
-    size = float((covariance**2).sum())
-    distance = (size - n_dims * variance**2) / n_dims  # from the sphere
-    error = (fourth / n_cells - size) / (n_dims * n_cells)
-    share = min(1.0, error / distance) if distance > 0 else 1.0
-    share = max(share, 1 - n_cells / n_dims)
-    return (1 - share) * covariance + share * variance * np.eye(n_dims)
+    covariance = torch.from_numpy(sums / n_cells)
+    at_least = 1 - n_cells / n_dims
+    return shrunk_to_sphere(covariance, fourth=fourth / n_cells, n_cells=n_cells, at_least=at_least).numpy()
 
 
 def class_means(vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:

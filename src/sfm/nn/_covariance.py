@@ -38,13 +38,18 @@ def whitening_of(points: Tensor, labels: Tensor, means: Tensor, counts: Tensor) 
 
 def shrunk_covariance(deviations: Tensor) -> Tensor:
     """Covariance of centred rows `(cells, dims)`, shrunk towards a sphere as Ledoit and Wolf (2004) do."""
-    n, n_dims = deviations.shape
-    covariance = deviations.T @ deviations / n
-    sphere = covariance.diagonal().mean() * torch.eye(n_dims, dtype=covariance.dtype)
-    spread = (covariance - sphere).square().sum()
-    noise = (deviations.square().sum(dim=1).square().mean() - covariance.square().sum()) / n
-    shrinkage = (noise / spread).clamp(0, 1) if spread > 0 else 1.0
-    return covariance + shrinkage * (sphere - covariance)
+    n = len(deviations)
+    fourth = float(deviations.square().sum(dim=1).square().mean())
+    return shrunk_to_sphere(deviations.T @ deviations / n, fourth=fourth, n_cells=n)
+
+
+def shrunk_to_sphere(covariance: Tensor, *, fourth: float, n_cells: int, at_least: float = 0.0) -> Tensor:
+    """Shrink the covariance of `n_cells` rows, of whose squared lengths `fourth` is the mean square."""
+    sphere = covariance.diagonal().mean() * torch.eye(len(covariance), dtype=covariance.dtype)
+    spread = float((covariance - sphere).square().sum())
+    noise = (fourth - float(covariance.square().sum())) / n_cells
+    share = min(max(noise / spread, 0.0), 1.0) if spread > 0 else 1.0
+    return covariance + max(share, at_least) * (sphere - covariance)
 
 
 def nearest_distances(points: Tensor, means: Tensor, whitening: Tensor) -> Tensor:
