@@ -50,10 +50,11 @@ def run_rival(vectors: np.ndarray, codes: np.ndarray, query: np.ndarray) -> tupl
 
 
 def run_sfm(vectors: np.ndarray, codes: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, float]:
-    """The classifier of `method="knn"`, without whitening, which the rival does not have."""
+    """The classifier of `method="knn"`, without whitening and votes of means, which the rival does not have."""
     from sfm.annotation._knn import NearestNeighbors
 
-    classifier = NearestNeighbors(N_NEIGHBORS, whiten=False).fit(vectors, codes, n_labels=int(codes.max()) + 1)
+    classifier = NearestNeighbors(N_NEIGHBORS, weight_of_means=1e-9, whiten=False)
+    classifier.fit(vectors, codes, n_labels=int(codes.max()) + 1)
     classifier.logits(query[:10])
     start = time.process_time()
     return classifier.logits(query).argmax(axis=1), time.process_time() - start

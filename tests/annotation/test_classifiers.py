@@ -11,6 +11,7 @@ from scipy.special import softmax
 from sfm.annotation._classifier import CLASSIFIERS
 from sfm.annotation._knn import NearestNeighbors
 from sfm.annotation._neighbors import unit_vectors
+from sfm.annotation._prototype import NearestPrototype
 from sfm.annotation._whitening import WithinClassWhitening, class_means, shrunk_covariance
 
 if TYPE_CHECKING:
@@ -68,25 +69,49 @@ def test_cells_that_are_all_alike_will_do(method: str, query: Blobs) -> None:
 
 
 def test_neighbours_vote_by_their_lead_over_the_first_without_a_vote(reference: Blobs, query: Blobs) -> None:
-    logits = NearestNeighbors(5, whiten=False).fit(*reference, n_labels=4).logits(query.vectors)
+    logits = NearestNeighbors(5, weight_of_means=1e-6, whiten=False).fit(*reference, n_labels=4).logits(query.vectors)
     similarity = unit_vectors(query.vectors) @ unit_vectors(reference.vectors).T
     for row, shares in zip(similarity, np.exp(logits), strict=True):
         nearest = np.argsort(-row)[:6]
         lead = row[nearest[:5]] - row[nearest[5]]
         expected = np.bincount(reference.codes[nearest[:5]], weights=lead, minlength=4) / lead.sum()
-        np.testing.assert_allclose((shares - 0.05 / 4) / 0.95, expected, atol=1e-3)
+        np.testing.assert_allclose(shares, expected, atol=1e-3)
 
 
 def test_equally_near_neighbours_vote_alike() -> None:
     vectors = np.repeat(np.eye(2, dtype=np.float32), 4, axis=0)  # four times each of two directions
     codes = np.array([0, 0, 0, 1, 1, 1, 1, 1])
     logits = NearestNeighbors(4, whiten=False).fit(vectors[:4], codes[:4], n_labels=2).logits(vectors[:1])
-    np.testing.assert_allclose(softmax(logits), [[0.95 * 2 / 3 + 0.025, 0.95 / 3 + 0.025]], atol=1e-3)
+    np.testing.assert_allclose(softmax(logits), [[0.9 * 2 / 3 + 0.05, 0.9 / 3 + 0.05]], atol=1e-3)
 
 
-def test_no_neighbour_is_refused() -> None:
-    with pytest.raises(ValueError, match="n_neighbors=0: at least one"):
-        NearestNeighbors(0)
+def test_cells_whose_neighbours_all_agree_are_told_apart_by_the_means_of_the_labels() -> None:
+    angles = np.linspace(0, 0.4, 12)
+    vectors = np.r_[np.c_[np.cos(angles), np.sin(angles)], [[0.6, 0.8]] * 6].astype(np.float32)
+    codes = np.repeat([0, 1], [12, 6])
+    query = np.array([[1, 0.2], [1, 0.45]], dtype=np.float32)  # at the mean of label 0, and on the way to label 1
+    classifier = NearestNeighbors(3, whiten=False).fit(vectors, codes, n_labels=2)
+    typical, between = softmax(classifier.logits(query), axis=1)[:, 0]
+    assert 0.9 < between < typical - 0.01
+
+
+def test_means_alone_decide_as_prototypes_do(reference: Blobs, query: Blobs) -> None:
+    by_means = NearestNeighbors(5, weight_of_means=1, whiten=False).fit(*reference, n_labels=4).logits(query.vectors)
+    prototypes = NearestPrototype(whiten=False).fit(*reference, n_labels=4).logits(query.vectors)
+    np.testing.assert_allclose(softmax(by_means, axis=1), softmax(prototypes, axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_neighbors": 0}, "n_neighbors=0: at least one"),
+        ({"weight_of_means": 0}, "weight_of_means=0 is not a share"),
+        ({"weight_of_means": 1.5}, "weight_of_means=1.5 is not a share"),
+    ],
+)
+def test_impossible_settings_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NearestNeighbors(**options)
 
 
 def test_balanced_labels_are_given_more_often(reference: Blobs, query: Blobs) -> None:

@@ -28,12 +28,23 @@ class NearestPrototype(VectorClassifier):
         """Average the directions of each label."""
         if self.whitening is not None:
             vectors = self.whitening.fit(vectors, codes)(vectors)
-        means = class_means(unit_vectors(vectors), codes)
-        self.prototypes = np.zeros((n_labels, vectors.shape[1]), dtype=np.float32)
-        self.prototypes[: len(means)] = unit_vectors(means)
+        self.prototypes = label_directions(unit_vectors(vectors), codes, n_labels=n_labels)
         return self
 
     def logits(self, vectors: np.ndarray) -> np.ndarray:
         """Return scaled cosine similarities, shape `(cells, n_labels)`."""
         query = unit_vectors(vectors if self.whitening is None else self.whitening(vectors))
-        return _SCALE * (query @ self.prototypes.T)
+        return prototype_logits(query, self.prototypes)
+
+
+def label_directions(vectors: np.ndarray, codes: np.ndarray, *, n_labels: int) -> np.ndarray:
+    """Mean direction of the unit vectors of each label, shape `(n_labels, n_dims)`; zeros for a label without cells."""
+    means = class_means(vectors, codes)
+    directions = np.zeros((n_labels, vectors.shape[1]), dtype=np.float32)
+    directions[: len(means)] = unit_vectors(means)
+    return directions
+
+
+def prototype_logits(vectors: np.ndarray, prototypes: np.ndarray) -> np.ndarray:
+    """Scaled cosine similarities of unit vectors to the direction of each label, shape `(cells, n_labels)`."""
+    return _SCALE * (vectors @ prototypes.T)

@@ -87,13 +87,14 @@ def annotate(  # noqa: PLR0913
         Model that embeds both sides, as for :func:`sfm.tl.embed`, or is trained further with `method="finetune"`.
     method
         How labels are found in an AnnData. `"knn"`: votes of the nearest reference cells by cosine similarity, found
-        exactly. `"logreg"`: multinomial logistic regression. `"prototype"`: cosine similarity to the mean of each label.
-        `"finetune"`: `model` is made a classifier and trained on the reference. All but the last compare cells after
-        whitening by the covariance within labels. With several, the label is that of the highest mean probability.
+        exactly, with a small share for similarity to the mean of each label. `"logreg"`: multinomial logistic
+        regression. `"prototype"`: cosine similarity to the mean of each label alone. `"finetune"`: `model` is made a
+        classifier and trained on the reference. All but the last compare cells after whitening by the covariance within
+        labels. With several, the label is that of the highest mean probability.
     method_kwargs
-        Options of the method: `n_neighbors` and `whiten` for `"knn"`, `C` and `balanced` for `"logreg"`, `whiten` for
-        `"prototype"`, arguments of `CellClassifier.from_pretrained` and `train` for `"finetune"`. With several methods a
-        dictionary of such dictionaries, by method.
+        Options of the method: `n_neighbors`, `weight_of_means` and `whiten` for `"knn"`, `C` and `balanced` for
+        `"logreg"`, `whiten` for `"prototype"`, arguments of `CellClassifier.from_pretrained` and `train` for
+        `"finetune"`. With several methods a dictionary of such dictionaries, by method.
     use_rep
         Slot of `obsm` with vectors of both sides, instead of embedding them now. They must have been made by
         :func:`sfm.tl.embed` with the same model and settings. By default `"X_sfm"` is used if both sides have it and
