@@ -53,14 +53,16 @@ def test_unknown_is_not_a_label() -> None:
     "values", [[1, 2, 1, 10, 2, 10], [1.0, 2.0, 1.0, 10.0, 2.0, 10.0], pd.Categorical([1, 2, 1, 10, 2, 10])]
 )
 def test_whole_numbers_are_names_with_a_warning(values: Any) -> None:
-    with pytest.warns(UserWarning, match=r"holds numbers \(1, 2, 10, ...\), which are read as names"):
+    with pytest.warns(
+        UserWarning, match=r"obs\['label'\] of the reference holds whole numbers; they are taken as names"
+    ):
         read = read_labels(labelled(values), "label")
     assert read.names == ("1", "2", "10")
     assert read.codes.tolist() == [0, 1, 0, 2, 1, 2]
 
 
 def test_numbers_may_be_missing() -> None:
-    with pytest.warns(UserWarning, match="holds numbers"):
+    with pytest.warns(UserWarning, match="holds whole numbers"):
         read = read_labels(labelled([1.0, np.nan, 2.0, 1.0, 2.0]), "label")
     assert read.names == ("1", "2")
 
@@ -75,7 +77,7 @@ def test_booleans_are_names() -> None:
         (
             [0.5, 1.5, 2.5],
             ValueError,
-            "numbers that are not whole in obs.'label'., such as 0.5: they look like measure",
+            "obs.'label'. of the reference holds numbers such as 0.5: measurements rather than labels",
         ),
         (["a", "a", "a"], ValueError, "only the label 'a' in obs.'label'. .3 labelled cells.. Two labels are needed"),
         (["a", "a", None], ValueError, "only the label 'a'"),

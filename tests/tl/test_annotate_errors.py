@@ -73,7 +73,13 @@ CASES: dict[str, Case] = {
     "missing labels": (query, reference, {"labels_key": "type"}, KeyError, r"reference has no obs\['type'\]. Columns"),
     "one class": (query, lambda: with_labels("B"), {}, ValueError, "only the label 'B'"),
     "no labels": (query, lambda: with_labels(None), {}, ValueError, "no label at all"),
-    "measurements": (query, lambda: with_labels(np.linspace(0, 1, 40)), {}, ValueError, "not whole in obs.'cell_type'"),
+    "measurements": (
+        query,
+        lambda: with_labels(np.linspace(0, 1, 40)),
+        {},
+        ValueError,
+        "obs.'cell_type'. of the reference holds numbers such as",
+    ),
     "no shared gene": (query, with_other_genes, {}, ValueError, "no gene of the model in common .*in the query and"),
     "query unknown": (
         lambda: without_known_genes(query()),
@@ -259,7 +265,7 @@ def test_mudata_is_told_to_pass_a_modality() -> None:
 def test_numbers_are_names_of_labels_with_a_warning() -> None:
     labelled = with_labels(CELLS[:40].obs["cell_type"].cat.codes.to_numpy())
     adata = query()
-    with pytest.warns(UserWarning, match="holds numbers .* which are read as names of labels"):
+    with pytest.warns(UserWarning, match="holds whole numbers; they are taken as names"):
         sfm.tl.annotate(adata, labelled, model=MODEL)
     assert set(adata.obs["sfm_label"]) <= {"0", "1", "2"}
 

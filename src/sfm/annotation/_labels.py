@@ -10,6 +10,7 @@ import pandas as pd
 from natsort import natsorted
 
 from sfm import _logging as logg
+from sfm._categories import category_names
 from sfm._warn import warn
 
 if TYPE_CHECKING:
@@ -56,42 +57,15 @@ def read_labels(adata: AnnData, labels_key: str) -> ReferenceLabels:
             "holds its labels."
         )
         raise KeyError(msg)
-    column = adata.obs[labels_key]
-    labelled = column.notna().to_numpy()
-    values = np.array(_names(column[labelled], labels_key), dtype=object)
-    named = np.array([bool(value.strip()) and value != UNKNOWN for value in values], dtype=bool)
-    labelled[labelled] = named
-    present = natsorted(set(values[named]))
-    _report_left_out(labelled, int((values == UNKNOWN).sum()), labels_key)
+    names = category_names(adata.obs[labels_key], slot=f"obs[{labels_key!r}] of the reference", warn_of_numbers=True)
+    labelled = (names.notna() & (names != UNKNOWN)).to_numpy()
+    values = names[labelled]
+    present = natsorted(set(values))
+    _report_left_out(labelled, int((names == UNKNOWN).sum()), labels_key)
     _refuse_few(present, labels_key, n_labelled=int(labelled.sum()))
-    codes = pd.Index(present).get_indexer(values[named]).astype(np.int64)
+    codes = pd.Index(present).get_indexer(values).astype(np.int64)
     _report_single_cells(present, codes, labels_key)
     return ReferenceLabels(tuple(present), codes, labelled)
-
-
-def _names(column: pd.Series, labels_key: str) -> list[str]:
-    """Labels as strings; whole numbers are taken as names, other numbers refused."""
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
-    if pd.api.types.is_bool_dtype(column) or not pd.api.types.is_numeric_dtype(column) or column.empty:
-        return [str(value) for value in column]
-    numbers = column.to_numpy(dtype=np.float64)
-    fractional = numbers[numbers != np.rint(numbers)]
-    if fractional.size:
-        msg = (
-            f"The reference has numbers that are not whole in obs[{labels_key!r}], such as {float(fractional[0])!r}: "
-            "they look like measurements, not like labels. Pass labels_key= with a column of labels, or turn them into "
-            "strings."
-        )
-        raise ValueError(msg)
-    names = [str(int(number)) for number in numbers]
-    shown = ", ".join(natsorted(set(names))[:_SHOWN])
-    msg = (
-        f"obs[{labels_key!r}] of the reference holds numbers ({shown}, ...), which are read as names of labels. Turn "
-        "them into strings if that is what is meant."
-    )
-    warn(msg)
-    return names
 
 
 def _report_left_out(labelled: np.ndarray, n_unknown: int, labels_key: str) -> None:

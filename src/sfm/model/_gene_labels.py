@@ -9,6 +9,7 @@ import pandas as pd
 from natsort import natsorted
 
 from sfm import _logging as logg
+from sfm._categories import category_names, name_of, names_in_order
 from sfm._matrix import select_matrix
 from sfm._warn import warn
 from sfm.genes import align_genes
@@ -63,11 +64,11 @@ def read_gene_labels(
     else:
         labels, slot = _column(adata, gene_labels_key, use_raw=use_raw)
         names = select_matrix(adata, layer=layer, use_raw=use_raw, gene_symbols=gene_symbols).names
-    texts = _as_text(labels, slot)
+    texts = category_names(labels, slot=slot)
     if unlabeled_category is not None:
-        texts = texts.mask(texts == _text(unlabeled_category))
+        texts = texts.mask(texts == name_of(unlabeled_category))
     by_gene = _by_gene(align_genes(names, vocabulary).fate["gene"].to_numpy(), texts, slot)
-    occurring = [label for label in _in_order(labels) if label in set(by_gene.values())]
+    occurring = [label for label in names_in_order(labels) if label in set(by_gene.values())]
     if len(occurring) < 2:
         found = f"a single label, {occurring[0]!r}," if occurring else "no label"
         msg = f"{slot} has {found} among the genes that the model knows. A classifier needs two labels or more."
@@ -126,29 +127,3 @@ def ordered_labels(occurring: list[str], labels: Sequence[str] | None) -> list[s
         msg = f"There are genes with the labels {unknown!r}, which are not among labels={list(labels)!r}. Rename them, or add them."
         raise ValueError(msg)
     return list(labels)
-
-
-def _as_text(labels: pd.Series, slot: str) -> pd.Series:
-    is_category = isinstance(labels.dtype, pd.CategoricalDtype)
-    values = labels.cat.categories.to_series() if is_category else labels
-    if pd.api.types.is_float_dtype(values.dtype):
-        known = values.dropna()
-        broken = known[known % 1 != 0]
-        if len(broken):
-            msg = (
-                f"{slot} holds numbers such as {float(broken.iloc[0])!r}: measurements rather than labels. Name classes, "
-                "for example by `pandas.cut`, and pass that column."
-            )
-            raise ValueError(msg)
-    return labels.astype(object).map(_text, na_action="ignore")
-
-
-def _text(value: Any) -> str:
-    # A column of integers with gaps comes as floats.
-    return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else str(value)
-
-
-def _in_order(labels: pd.Series) -> list[str]:
-    if isinstance(labels.dtype, pd.CategoricalDtype):
-        return [_text(value) for value in labels.cat.categories]
-    return natsorted({_text(value) for value in labels.dropna().unique()})

@@ -11,6 +11,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import fields
 
 from sfm import _logging as logg
+from sfm._categories import category_names, listed, name_of, names_in_order
 from sfm._warn import warn
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-_SHOWN = 10
 _FEW = 2
 
 
@@ -92,19 +92,18 @@ def read_labels(
         If the column holds measurements, or a label that is not among `labels`.
     """
     if key not in adata.obs:
-        msg = f"Did not find labels_key={key!r} in adata.obs, which has {_listed(map(str, adata.obs.columns))}."
+        msg = f"Did not find labels_key={key!r} in adata.obs, which has {listed(map(str, adata.obs.columns))}."
         raise KeyError(msg)
-    named = _named(adata.obs[key], key)
-    named = named.mask(named.str.strip() == "") if named.notna().any() else named
+    named = category_names(adata.obs[key], slot=f"adata.obs[{key!r}]", warn_of_numbers=True)
     if unlabeled_category is not None:
-        named = named.mask(named == _name_of(unlabeled_category))
+        named = named.mask(named == name_of(unlabeled_category))
     occurring = set(named.dropna())
     if labels is None:
-        return pd.Categorical(named, categories=[name for name in _in_order(adata.obs[key]) if name in occurring])
+        return pd.Categorical(named, categories=[name for name in names_in_order(adata.obs[key]) if name in occurring])
     unknown = natsorted(occurring - set(labels))
     if unknown:
         msg = (
-            f"adata.obs[{key!r}] has {_listed(unknown)}, which the model does not know; it knows {_listed(labels)}. "
+            f"adata.obs[{key!r}] has {listed(unknown)}, which the model does not know; it knows {listed(labels)}. "
             "Rename these labels, set them to NaN to leave the cells unlabelled, or extend the model by them: "
             "`from_pretrained(..., extend_labels=True)`."
         )
@@ -123,45 +122,9 @@ def refuse_untrainable(labels: pd.Categorical, key: str, *, of: str) -> None:
     alone = [str(label) for label in counts.index[counts == 1]]
     if alone:
         warn(
-            f"Labels of adata.obs[{key!r}] that a single {of} has: {_listed(alone)}. They are trained on, but never held "
+            f"Labels of adata.obs[{key!r}] that a single {of} has: {listed(alone)}. They are trained on, but never held "
             "out, so that no metric covers them."
         )
     n_unlabelled = int(labels.isna().sum())
     if n_unlabelled:
         logg.info(f"{n_unlabelled} of {len(labels)} {of}s have no label in adata.obs[{key!r}] and are not trained on")
-
-
-def _named(column: pd.Series, key: str) -> pd.Series:
-    """Labels as strings, NaN where there is none."""
-    values = column.cat.categories.to_series() if isinstance(column.dtype, pd.CategoricalDtype) else column
-    if pd.api.types.is_float_dtype(values.dtype) and not (values.dropna() % 1 == 0).all():
-        msg = (
-            f"adata.obs[{key!r}] holds numbers such as {float(values.dropna()[values.dropna() % 1 != 0].iloc[0])!r}: "
-            "measurements rather than labels. Name classes, for example by `pandas.cut`, and pass that column."
-        )
-        raise ValueError(msg)
-    if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
-        warn(f"adata.obs[{key!r}] holds whole numbers; they are taken as names of classes, not as quantities.")
-    names = {value: _name_of(value) for value in pd.unique(column.dropna())}
-    if len(set(names.values())) < len(names):
-        twice = sorted(name for name, n in pd.Series(list(names.values())).value_counts().items() if n > 1)
-        msg = f"adata.obs[{key!r}] has labels of different types with one name: {_listed(twice)}. Rename one of them."
-        raise ValueError(msg)
-    return column.astype(object).map(names, na_action="ignore")
-
-
-def _name_of(value: Any) -> str:
-    # A column of integers with gaps comes as floats.
-    return str(int(value)) if isinstance(value, float | np.floating) and value.is_integer() else str(value)
-
-
-def _in_order(column: pd.Series) -> list[str]:
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        return [_name_of(value) for value in column.cat.categories]
-    return natsorted({_name_of(value) for value in pd.unique(column.dropna())})
-
-
-def _listed(names: Any) -> str:
-    names = list(names)
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more
