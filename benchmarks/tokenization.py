@@ -3,7 +3,10 @@
 Run ``python benchmarks/tokenization.py --cells 20000 --genes 20000`` or ``--h5ad FILE`` with raw counts in ``X``.
 Times are processor time, so that other work on the machine matters little: medians over ``--repeats`` runs in this
 process, after one run to compile. Memory is the peak above what was resident before the call, in a process of its own,
-as a multiple of the tokens and values returned.
+as a multiple of the tokens and values returned. Two limits stand beside: sorting one 64-bit key per count, which whoever
+compares has to do, and copying as many bytes as are read and written, which anybody has to do.
+
+``--threads N`` measures in wall-clock time on N cores instead, against one.
 """
 
 from __future__ import annotations
@@ -20,13 +23,13 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rows import Row, write_rows
 from scipy import sparse
 
 import sfm
 
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"
-
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,13 +131,14 @@ LOOPS: dict[str, Callable[[Data, sparse.csr_matrix], list]] = {
 }
 
 
-def seconds(function: Callable[[], object], repeats: int) -> float:
-    """Median processor time of a call."""
+def seconds(function: Callable[[], object], repeats: int, *, wall: bool = False) -> float:
+    """Median processor time of a call, or of the clock on the wall."""
+    now = time.perf_counter if wall else time.process_time
     times = []
     for _ in range(repeats):
-        start = time.process_time()
+        start = now()
         function()
-        times.append(time.process_time() - start)
+        times.append(now() - start)
     return median(times)
 
 
@@ -151,6 +155,14 @@ def sort_bound(counts: sparse.csr_matrix, repeats: int) -> float:
             fresh[first:last].sort()
         times.append(time.process_time() - start)
     return counts.shape[0] / median(times)
+
+
+def copy_bound(counts: sparse.csr_matrix, cells: TokenizedCells, repeats: int) -> float:
+    """Cells per second of copying as many bytes as are read and written, half of each, and doing nothing else."""
+    written = sum(part.nbytes for part in (cells.input_ids, cells.values) if part is not None)
+    source = np.ones((counts.data.nbytes + counts.indices.nbytes + written) // 2, dtype=np.uint8)
+    target = np.ones_like(source)
+    return counts.shape[0] / seconds(lambda: np.copyto(target, source), repeats)
 
 
 def tokenizer_of(name: str, data: Data) -> Callable[[sparse.csr_matrix], TokenizedCells]:
@@ -188,8 +200,8 @@ def memory_of(name: str, path: Path) -> tuple[int, int]:
     return int(peak), int(output)
 
 
-def report(title: str, counts: sparse.csr_matrix, *, repeats: int, loop_cells: int) -> None:
-    """Print the table of one data set."""
+def report(title: str, counts: sparse.csr_matrix, *, repeats: int, loop_cells: int) -> list[Row]:
+    """Print the table of one data set, and return its rows."""
     data = with_vocabulary(counts)
     n_cells, subset = counts.shape[0], counts[: min(loop_cells, counts.shape[0])]
     bound = sort_bound(counts, repeats)
@@ -197,22 +209,47 @@ def report(title: str, counts: sparse.csr_matrix, *, repeats: int, loop_cells: i
         f"{title}: {n_cells} cells x {counts.shape[1]} genes, {counts.nnz / n_cells:.0f} per cell, "
         f"{np.mean(counts.data == 1):.0%} ones; the loop runs on {subset.shape[0]} cells; one core",
         f"sorting one uint64 per count alone: {bound:,.0f} cells/s",
-        f"{'':8}{'loop cells/s':>14}{'sfm cells/s':>14}{'ratio':>8}{'of sorting':>12}{'peak MB':>10}{'of output':>11}",
+        f"{'':8}{'loop cells/s':>14}{'sfm cells/s':>14}{'ratio':>8}{'of sorting':>12}{'of copying':>12}"
+        f"{'peak MB':>10}{'of output':>11}",
     ]
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "counts.npz"
         sparse.save_npz(path, counts, compressed=False)
         for name in TOKENIZERS:
             tokenize = tokenizer_of(name, data)
             tokenize(counts[:64])
+            copying = copy_bound(counts, tokenize(counts), repeats)
             loop = subset.shape[0] / seconds(lambda name=name: LOOPS[name](data, subset), repeats)
             ours = n_cells / seconds(lambda tokenize=tokenize: tokenize(counts), repeats)
             peak, output = memory_of(name, path)
+            rows.append(
+                Row(f"tokenizing, {name}, {title}", "cells/s", "loop over cells, numpy argsort", ours, loop, bound)
+            )
             lines.append(
-                f"{name:8}{loop:14,.0f}{ours:14,.0f}{ours / loop:8.1f}{ours / bound:12.0%}"
+                f"{name:8}{loop:14,.0f}{ours:14,.0f}{ours / loop:8.1f}{ours / bound:12.0%}{ours / copying:12.0%}"
                 f"{peak / 2**20:10.0f}{peak / output:11.2f}"
             )
     sys.stdout.write("\n".join(lines) + "\n\n")
+    return rows
+
+
+def report_threads(counts: sparse.csr_matrix, *, n_threads: int, repeats: int) -> None:
+    """Print the rates in wall-clock time on one core and on several, and whether the tokens are the same."""
+    data = with_vocabulary(counts)
+    for name in TOKENIZERS:
+        tokenize = tokenizer_of(name, data)
+        tokenize(counts[:64])
+        rates, found = [], []
+        for n in (1, n_threads):
+            os.environ["OMP_NUM_THREADS"] = str(n)
+            found.append(tokenize(counts))
+            rates.append(counts.shape[0] / seconds(lambda tokenize=tokenize: tokenize(counts), repeats, wall=True))
+        same = np.array_equal(found[0].input_ids, found[1].input_ids)
+        sys.stdout.write(
+            f"{name:8}{rates[0]:12,.0f} cells/s on one core,{rates[1]:12,.0f} on {n_threads} "
+            f"({rates[1] / rates[0]:.2f}x), {'equal' if same else 'DIFFERENT'} tokens\n"
+        )
 
 
 def main() -> None:
@@ -223,19 +260,26 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--loop-cells", type=int, default=4_000, help="cells that the numpy loop runs on")
     parser.add_argument("--core", type=int, default=0, help="core to run on")
+    parser.add_argument("--threads", type=int, default=1, help="cores to compare with one, in wall-clock time")
     parser.add_argument("--h5ad", type=Path, help="real raw counts to measure as well")
+    parser.add_argument("--json", help="where to write the lines of the table")
     parser.add_argument("--npz", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", choices=TOKENIZERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    os.environ["NUMBA_NUM_THREADS"] = str(options.threads)
+    if options.threads > 1:
+        report_threads(simulate(options.cells, options.genes), n_threads=options.threads, repeats=options.repeats)
+        return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {options.core})
     if options.memory_of:
         measure_memory(options.memory_of, options.npz)
         return
     settings = {"repeats": options.repeats, "loop_cells": options.loop_cells}
-    report("simulated", simulate(options.cells, options.genes), **settings)
+    rows = report("simulated", simulate(options.cells, options.genes), **settings)
     if options.h5ad:
-        report(options.h5ad.name, read_h5ad(options.h5ad), **settings)
+        rows += report(options.h5ad.name, read_h5ad(options.h5ad), **settings)
+    write_rows(rows, options.json)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Tokenizer(ABC):
         """
 
     def cell_values(self, counts: np.ndarray, indptr: np.ndarray) -> np.ndarray:
-        """Return the value of each token; called only if `has_values`.
+        """Return the value of each token; called only if `has_values`, for some cells at a time, by several threads.
 
         Parameters
         ----------

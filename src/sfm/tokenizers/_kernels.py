@@ -10,7 +10,6 @@ from sfm.tokenizers._sort import sort_rest
 from sfm.tokenizers._table import ABSENT, WIDTH
 
 _ABSENT = np.uint32(ABSENT)
-_WIDTH = np.uint64(WIDTH)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -49,11 +48,12 @@ def rank_row(
 ) -> int:
     """Put the ranks of small whole counts into the bitmap; list the places of all other counts."""
     n_others = 0
+    n_columns = np.uint64(common_ranks.size // WIDTH)
     for i in range(data.size):
         count = data[i]
         small = count if 0 <= count < WIDTH else 0
         whole = np.int32(small)
-        rank = common_ranks[np.uint64(indices[i]) * _WIDTH + np.uint64(whole)]
+        rank = common_ranks[np.uint64(whole) * n_columns + np.uint64(indices[i])]
         if (whole == count) & (rank != _ABSENT):
             set_bit(bits, rank)
         else:

@@ -11,8 +11,10 @@ import numpy as np
 from sfm.tokenizers._bits import SLACK, empty_bits
 from sfm.tokenizers._cells import TokenizedCells
 from sfm.tokenizers._kernels import is_canonical, largest_counts, place_values, rank_rows
+from sfm.tokenizers._output import TokenOutput
 from sfm.tokenizers._rows import CountRows, Rows, refuse_not_counts
 from sfm.tokenizers._table import RankTable, common_ranks, make_table
+from sfm.tokenizers._threads import run_threads, thread_count
 
 if TYPE_CHECKING:
     from sfm.tokenizers._base import Tokenizer
@@ -90,21 +92,6 @@ class _Scratch:
         self.rest_tokens = np.empty(row_nnz, dtype=np.int32)
 
 
-class _Output:
-    """Tokens and values of all cells, filled run by run."""
-
-    def __init__(self, n_rows: int, bound: int, *, has_values: bool) -> None:
-        # Pages that are never written take no memory, so the bound may be generous.
-        self.tokens = np.empty(bound, dtype=np.int32)
-        self.values = np.empty(bound, dtype=np.float32) if has_values else None
-        self.indptr = np.zeros(n_rows + 1, dtype=np.int64)
-
-    def trim(self) -> None:
-        self.tokens.resize(self.indptr[-1], refcheck=False)
-        if self.values is not None:
-            self.values.resize(self.indptr[-1], refcheck=False)
-
-
 class _Ranking:
     """One call of a tokenizer."""
 
@@ -118,7 +105,6 @@ class _Ranking:
         self.longest = tokenizer.max_length - self.n_special
         self.table = self._make_table()
         self.by_column = _Lookup(genes, self.table, genes.column_place)
-        self.scratch = _Scratch(self.table.ranks.size, rows.longest)
 
     @cached_property
     def by_gene(self) -> _Lookup:
@@ -134,10 +120,19 @@ class _Ranking:
 
     def run(self) -> TokenizedCells:
         tokenizer, rows = self.tokenizer, self.rows
-        bound = rows.bound(self.longest) + self.n_special * rows.n_rows
-        output = _Output(rows.n_rows, bound, has_values=tokenizer.has_values)
-        for first, run in rows.runs():
-            self._tokenize(run, output, output.indptr[first : first + run.n_rows + 1])
+        runs = list(rows.runs())
+        bounds = [rows.bound(run, self.longest) + self.n_special * (run.stop - run.start) for run in runs]
+        output = TokenOutput(rows.n_rows, sum(bounds), has_values=tokenizer.has_values)
+        n_threads = min(thread_count(), len(runs))
+        if n_threads > 1:
+            starts = np.cumsum([0, *bounds]).tolist()
+            scratches = [self._scratch() for _ in range(n_threads)]
+            run_threads(scratches, lambda scratch, i: self._tokenize(runs[i], scratch, output, starts[i]), len(runs))
+            output.close_gaps(runs, starts)
+        else:
+            scratch, start = self._scratch(), 0
+            for run in runs:
+                start = self._tokenize(run, scratch, output, start)
         output.trim()
         return TokenizedCells(
             output.tokens,
@@ -147,29 +142,36 @@ class _Ranking:
             metadata=tokenizer.to_dict(),
         )
 
-    def _tokenize(self, run: Rows, output: _Output, token_ptr: np.ndarray) -> None:
-        lookup = self.by_column
+    def _scratch(self) -> _Scratch:
+        return _Scratch(self.table.ranks.size, self.rows.longest)
+
+    def _tokenize(self, rows: slice, scratch: _Scratch, output: TokenOutput, start: int) -> int:
+        """Write the tokens of some rows from `start` on, and return where they end."""
+        run, lookup = self.rows.rows(rows), self.by_column
         if self.genes.shared or not is_canonical(run.indices, run.indptr):
             run = run.summed(self.genes.column_place, self.genes.tokens.size)
             lookup = self.by_gene
+        token_ptr, count_ptr = np.full(run.n_rows + 1, start), np.zeros(run.n_rows + 1, dtype=np.int64)
         counts = np.empty(run.data.size if output.values is not None else 0)
-        count_ptr = np.zeros(run.n_rows + 1, dtype=np.int64)
-        if not self._rank(run, lookup, output.tokens, token_ptr, counts, count_ptr):
+        if not self._rank(run, lookup, scratch, output.tokens, token_ptr, counts, count_ptr):
             refuse_not_counts(run.data[lookup.tokens[run.indices] >= 0])
         if output.values is not None:
             found = self.tokenizer.cell_values(counts[: count_ptr[-1]], count_ptr)
             place_values(found, count_ptr, output.values, token_ptr, self.n_special)
+        output.lengths[rows] = np.diff(token_ptr)
+        return int(token_ptr[-1])
 
     def _rank(  # noqa: PLR0917
         self,
         run: Rows,
         lookup: _Lookup,
+        scratch: _Scratch,
         tokens: np.ndarray,
         token_ptr: np.ndarray,
         counts: np.ndarray,
         count_ptr: np.ndarray,
     ) -> bool:
-        scratch, table = self.scratch, self.table
+        table = self.table
         all_counts: bool = rank_rows(
             run.data,
             run.indices,

@@ -95,18 +95,18 @@ class CountRows:
         """Most stored counts in a row."""
         return int(np.diff(self.indptr).max(initial=0)) if self.is_sparse else int(self.counts.shape[1])
 
-    def bound(self, longest: int) -> int:
+    def bound(self, rows: slice, longest: int) -> int:
         """Return no less than the number of expressed genes that rows have, counted up to `longest` in each."""
         if self.is_sparse:
-            return int(np.minimum(np.diff(self.indptr), longest).sum())
-        return self.n_rows * min(int(self.counts.shape[1]), longest)
+            return int(np.minimum(np.diff(self.indptr[rows.start : rows.stop + 1]), longest).sum())
+        return (rows.stop - rows.start) * min(int(self.counts.shape[1]), longest)
 
-    def runs(self) -> Iterator[tuple[int, Rows]]:
-        """Yield the number of the first row, and the rows."""
+    def runs(self) -> Iterator[slice]:
+        """Yield slices of rows that together fit the cache."""
         first = 0
         while first < self.n_rows:
             last = self._end_of_run(first)
-            yield first, self.rows(slice(first, last))
+            yield slice(first, last)
             first = last
 
     def _end_of_run(self, first: int) -> int:

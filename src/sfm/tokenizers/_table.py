@@ -45,13 +45,16 @@ def make_table(tokens: np.ndarray, divisors: np.ndarray, largest: np.ndarray, *,
 
 
 def common_ranks(table: RankTable, column_place: np.ndarray) -> np.ndarray:
-    """Return the ranks of counts 0 to `WIDTH` - 1 of each column, `ABSENT` where there is none; flat."""
-    by_gene = np.full((table.limits.size + 1, WIDTH), ABSENT, dtype=np.uint32)
+    """Return the ranks of counts 0 to `WIDTH` - 1 of each column, `ABSENT` where there is none; flat.
+
+    Count by count: most counts are ones, whose ranks are side by side then.
+    """
+    by_gene = np.full((WIDTH, table.limits.size + 1), ABSENT, dtype=np.uint32)
     for count in range(1, WIDTH):
         has = np.flatnonzero(table.limits >= count)
-        by_gene[has, count] = table.ranks[table.offsets[has] + count]
-    # The place of unknown columns is -1: the last row, where all are absent.
-    flat: np.ndarray = by_gene[column_place].ravel()
+        by_gene[count, has] = table.ranks[table.offsets[has] + count]
+    # The place of unknown columns is -1: the last one, where all are absent.
+    flat: np.ndarray = by_gene[:, column_place].ravel()
     return flat
 
 
