@@ -1,10 +1,12 @@
 """Embedding throughput and memory of `sfm.tl.embed` against padded BertForMaskedLM on the same weights.
 
     taskset -c 0 env OMP_NUM_THREADS=1 python benchmarks/embedding.py --cells 64 --h5ad pbmc3k.h5ad
+    taskset -c 0 env OMP_NUM_THREADS=1 python benchmarks/embedding.py --shape 104M --cells 4 --batch-size 4
 
 The rival is what Geneformer users run today: transformers' `BertForMaskedLM` with SDPA attention, cells sorted by length
 and padded to the longest of the minibatch, mean of the last hidden states. Each variant runs in its own process;
-ratios are of one run.
+ratios are of one run. The limit is the best rate of a matrix product of the width of the model, of MKL and of oneDNN,
+measured in the same process; what counts as work are the operations on real tokens, without padding and output layer.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from rows import Row, write_rows
 
 SHAPES = {
     "tiny": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512},
     "10M": {"hidden_size": 256, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 512},
+    "104M": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
 }
 VOCAB, MAX_LENGTH = 25_426, 2048
 
@@ -72,7 +76,35 @@ def as_bert(model):
     return bert
 
 
-def run_rival(shape: str, cells: list[np.ndarray], batch_size: int) -> tuple[np.ndarray, float]:
+def operations(shape: str, cells: list[np.ndarray]) -> float:
+    """Multiplications and additions in matrix products that the vectors of these cells need."""
+    sizes = SHAPES[shape]
+    hidden, inner = sizes["hidden_size"], sizes["intermediate_size"]
+    lengths = np.array([len(cell) for cell in cells], dtype=float)
+    per_layer = lengths * (8 * hidden**2 + 4 * hidden * inner) + 4 * lengths**2 * hidden
+    return sizes["num_hidden_layers"] * per_layer.sum()
+
+
+def product_limit(shape: str, precision: str) -> float:
+    """Best rate of a matrix product, operations per second of processor time."""
+    import torch
+
+    from sfm.inference._precision import matmul_precision
+
+    hidden, rows = SHAPES[shape]["hidden_size"], 1024
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    x, weight = torch.randn(rows, hidden, dtype=dtype), torch.randn(2 * hidden, hidden, dtype=dtype)
+    best = np.inf
+    for path in 10 * ["highest", "medium"]:
+        with torch.inference_mode(), matmul_precision(path):
+            start = time.process_time()
+            for _ in range(4):
+                torch.nn.functional.linear(x, weight)
+            best = min(best, (time.process_time() - start) / 4)
+    return 4 * rows * hidden**2 / best
+
+
+def run_rival(shape: str, cells: list[np.ndarray], batch_size: int, _precision: str) -> tuple[np.ndarray, float]:
     """Length-sorted, padded minibatches through BertForMaskedLM."""
     import torch
 
@@ -93,7 +125,7 @@ def run_rival(shape: str, cells: list[np.ndarray], batch_size: int) -> tuple[np.
     return result, time.process_time() - start
 
 
-def run_sfm(shape: str, cells: list[np.ndarray], batch_size: int) -> tuple[np.ndarray, float]:
+def run_sfm(shape: str, cells: list[np.ndarray], _batch_size: int, precision: str) -> tuple[np.ndarray, float]:
     """The loop of tl.embed."""
     from sfm.inference import embed_tokens
     from sfm.tokenizers import TokenizedCells
@@ -102,7 +134,7 @@ def run_sfm(shape: str, cells: list[np.ndarray], batch_size: int) -> tuple[np.nd
     indptr = np.concatenate([[0], np.cumsum([len(cell) for cell in cells])])
     tokens = TokenizedCells(np.concatenate(cells), indptr, max_length=MAX_LENGTH)
     start = time.process_time()
-    result = embed_tokens(model, tokens, pad_id=0, device="cpu")
+    result = embed_tokens(model, tokens, pad_id=0, device="cpu", precision=precision)
     return result, time.process_time() - start
 
 
@@ -113,18 +145,22 @@ def child(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     cells = real_cells(args.h5ad, args.cells) if args.h5ad else simulated_cells(args.cells, args.genes)
     run = {"rival": run_rival, "sfm": run_sfm}[args.variant]
-    run(args.shape, cells[:2], 2)  # imports, first allocations
+    run(args.shape, [cell[:50] for cell in cells[:2]], 2, args.precision)  # imports, first allocations
+    limits = [product_limit(args.shape, args.precision)]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    vectors, seconds = run(args.shape, cells, args.batch_size)
+    vectors, seconds = run(args.shape, cells, args.batch_size, args.precision)
     extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    limits.append(product_limit(args.shape, args.precision))
     np.save(args.vectors, vectors)
-    print(json.dumps({"seconds": seconds, "extra_mb": extra, "tokens": int(sum(map(len, cells)))}))
+    work = operations(args.shape, cells)
+    measured = {"seconds": seconds, "extra_mb": extra, "rate": work / seconds, "limit": max(limits)}
+    print(json.dumps({**measured, "tokens": sum(map(len, cells))}))
 
 
 def measure(args: argparse.Namespace, variant: str, vectors: Path) -> dict[str, float]:
     """Run a variant in a process of its own."""
     command = [sys.executable, __file__, "--variant", variant, "--vectors", str(vectors)]
-    command += [f"--{name}={getattr(args, name)}" for name in ("cells", "genes", "shape")]
+    command += [f"--{name}={getattr(args, name)}" for name in ("cells", "genes", "shape", "precision")]
     command += ["--batch-size", str(args.batch_size)] + (["--h5ad", args.h5ad] if args.h5ad else [])
     output = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ).stdout
     return json.loads(output.splitlines()[-1])
@@ -139,23 +175,47 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--batch-size", type=int, default=8, help="cells per minibatch of the rival")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of sfm; the rival has fp32")
+    parser.add_argument("--json", help="where to write the line of the table")
     parser.add_argument("--variant", choices=["rival", "sfm"], help=argparse.SUPPRESS)
     parser.add_argument("--vectors", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.variant:
         child(args)
         return
+    from sfm.inference._precision import choose_precision
+
+    args.precision = choose_precision(args.precision, "cpu")
     with TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.npy" for name in ("rival", "sfm")}
-        results = {name: [measure(args, name, file) for _ in range(args.repeats)] for name, file in files.items()}
+        # In turns, so that a change of the processor's clock meets both.
+        runs = [{name: measure(args, name, file) for name, file in files.items()} for _ in range(args.repeats)]
         rival, ours = (np.load(file) for file in files.values())  # noqa: TID251 - arrays of this very run
-        difference = np.abs(rival - ours).max()
-    rates = {name: args.cells / median(run["seconds"] for run in runs) for name, runs in results.items()}
-    extra = {name: median(run["extra_mb"] for run in runs) for name, runs in results.items()}
-    print(f"{args.shape}, {args.cells} cells, {results['sfm'][0]['tokens'] / args.cells:.0f} tokens per cell, one core")
-    for name in rates:
-        print(f"{name:>6}: {rates[name]:7.2f} cells per CPU second, {extra[name]:7.0f} MB extra")
-    print(f"ratio {rates['sfm'] / rates['rival']:.1f}, largest difference of a vector {difference:.1e}")
+    report(args, runs, rival, ours)
+
+
+def report(args: argparse.Namespace, runs: list[dict], rival: np.ndarray, ours: np.ndarray) -> None:
+    """Print rates, memory and how far the vectors are apart."""
+    tokens = runs[0]["sfm"]["tokens"] / args.cells
+    print(f"{args.shape}, {args.cells} cells, {tokens:.0f} tokens per cell, {args.precision}, one core")
+    for name in ("rival", "sfm"):
+        typical = {key: median(run[name][key] for run in runs) for key in ("seconds", "extra_mb", "rate")}
+        share = median(run[name]["rate"] / run[name]["limit"] for run in runs)
+        print(
+            f"{name:>6}: {args.cells / typical['seconds']:7.2f} cells per CPU second, "
+            f"{typical['rate'] / 1e9:5.0f} GFLOP/s, {share:4.0%} of the limit, {typical['extra_mb']:6.0f} MB extra"
+        )
+    limit = median(run["sfm"]["limit"] for run in runs)
+    ratio = median(run["rival"]["seconds"] / run["sfm"]["seconds"] for run in runs)
+    cosine = (rival * ours).sum(axis=1) / np.linalg.norm(rival, axis=1) / np.linalg.norm(ours, axis=1)
+    print(
+        f"limit {limit / 1e9:.0f} GFLOP/s, ratio {ratio:.1f}, largest difference of a vector "
+        f"{np.abs(rival - ours).max():.1e}, smallest cosine {cosine.min():.7f}"
+    )
+    rates = {name: median(run[name]["rate"] for run in runs) / 1e9 for name in ("rival", "sfm")}
+    what = f"embedding, {args.shape}, {args.precision}, {tokens:,.0f} tokens per cell"
+    peer = "BertForMaskedLM, SDPA, sorted"
+    write_rows([Row(what, "GFLOP/s", peer, rates["sfm"], rates["sfm"] / ratio, limit / 1e9)], args.json)
 
 
 if __name__ == "__main__":

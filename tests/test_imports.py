@@ -31,12 +31,14 @@ MAY_IMPORT = {
     "annotation": BELOW_PP | {"inference", "metrics"},
     "pp": BELOW_PP,
     "tl": BELOW_TRAIN,
+    "files": BELOW_TRAIN | {"tl"},
     "get": BELOW_TRAIN | {"tl"},
     "datasets": BELOW_PP,
     "train": BELOW_TRAIN,
     "model": BELOW_TRAIN | {"tl", "train"},
     "pl": BELOW_TRAIN | {"tl", "get"},
-    "cli": BELOW_TRAIN | {"tl", "get", "datasets", "train", "model", "pl"},
+    "cli": BELOW_TRAIN | {"tl", "files", "get", "datasets", "train", "model", "pl"},
+    "__main__": {"cli"},
 }
 # These take seconds, or bring in what a user of one part does not want.
 HEAVY = [
@@ -56,7 +58,7 @@ SLOWEST = 1.0  # seconds beyond `import anndata`
 def part_of(path: Path) -> str:
     """Name of the part of sfm that a file belongs to."""
     first = path.relative_to(SOURCE).parts[0].removesuffix(".py")
-    return "_private" if first.startswith("_") else first
+    return "_private" if first.startswith("_") and first != "__main__" else first
 
 
 def parts_reached(module: str, names: tuple[str, ...]) -> set[str]:

@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     from sfm import annotation, data, datasets, genes, get, metrics, model, nn, pl, pp, tl, tokenizers, train
     from sfm._settings import settings
     from sfm.checkpoints import PretrainedCells, list_models, load
+    from sfm.files import embed_file
     from sfm.genes import GeneVocabulary
+    from sfm.inference import EmbeddingPlan
     from sfm.protocols import ModelProtocol, TokenizedCellProtocol
     from sfm.tokenizers import TokenizedCells
 
 __version__ = version("sfm-tools")
 
 __all__ = [
+    "EmbeddingPlan",
     "GeneVocabulary",
     "ModelProtocol",
     "PretrainedCells",
@@ -25,6 +28,7 @@ __all__ = [
     "annotation",
     "data",
     "datasets",
+    "embed_file",
     "genes",
     "get",
     "list_models",
@@ -56,11 +60,13 @@ _MODULES = {
     "train",
 }
 _OBJECTS = {
+    "EmbeddingPlan": "sfm.inference",
     "GeneVocabulary": "sfm.genes",
     "ModelProtocol": "sfm.protocols",
     "PretrainedCells": "sfm.checkpoints",
     "TokenizedCellProtocol": "sfm.protocols",
     "TokenizedCells": "sfm.tokenizers",
+    "embed_file": "sfm.files",
     "list_models": "sfm.checkpoints",
     "load": "sfm.checkpoints",
     "settings": "sfm._settings",

@@ -19,6 +19,8 @@ class Settings:
     warn_gene_coverage: float = 0.5
     #: Rows read at a time from a backed or dense matrix.
     chunk_size: int = 4096
+    #: Cells whose tokens are in memory at a time while cells are embedded; twice as many while the next are read.
+    window_size: int = 2048
 
 
 settings = Settings()

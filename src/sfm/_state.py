@@ -110,10 +110,18 @@ def check_input_state(
         If the state is another one. The message names the slot and the values seen, and the call that fixes it:
         another slot of `adata` that holds what is required, or how to restore counts.
     """
-    accepted = (requires,) if isinstance(requires, str) else requires
     state = input_state(values)
+    refuse_state(adata, matrix, state, requires=requires)
+    return state
+
+
+def refuse_state(
+    adata: AnnData, matrix: CountMatrix, state: InputState, *, requires: StateKind | tuple[StateKind, ...]
+) -> None:
+    """Raise if a state, perhaps found elsewhere, is not (one of those) required."""
+    accepted = (requires,) if isinstance(requires, str) else requires
     if state.kind in accepted:
-        return state
+        return
     needed = " or ".join(_NEEDED.get(kind, f"{kind} values") for kind in accepted)
     found = f"{matrix.slot} holds {state.describe()}, but {needed} are needed"
     raise wrong_state(adata, matrix, state, found=found, accepted=accepted)

@@ -219,7 +219,8 @@ def test_poolings_differ_and_are_recorded(pooling: str) -> None:
     assert np.allclose(adata.obsm["X_sfm"], adata.obsm["X_mean"]) == (pooling == "mean")
 
 
-def test_bf16_is_close() -> None:
+def test_bf16_is_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfm.inference._precision.EMULATE_BF16", True)
     adata = toy_cells(60)
     fp32, bf16 = (embedding(adata, toy_model(), precision=p).copy() for p in ("fp32", "bf16"))
     cosine = (fp32 * bf16).sum(1) / np.linalg.norm(fp32, axis=1) / np.linalg.norm(bf16, axis=1)
@@ -290,3 +291,16 @@ def test_log_follows_scanpy_verbosity(scanpy_log: StringIO, verbosity: int, expe
     sc.settings.verbosity = verbosity
     sfm.tl.embed(toy_cells(60), toy_model())
     assert re.fullmatch(expected, scanpy_log.getvalue(), flags=re.DOTALL)
+
+
+def test_a_dry_run_writes_nothing(toy_pretrained: PretrainedCells) -> None:
+    adata = toy_cells(60)
+    sfm.pp.tokenize(adata, toy_pretrained)
+    for options in ({}, {"tokens_key": "tokens"}):
+        plan = sfm.tl.embed(adata, toy_pretrained, dry_run=True, **options)
+        assert (plan.n_cells, plan.n_dims) == (60, 16)
+        assert plan.n_tokens == adata.obsm["tokens"].nnz
+    assert "X_sfm" not in adata.obsm
+    assert "X_sfm" not in adata.uns
+    with pytest.raises(ValueError, match="copy=True and dry_run=True: a dry run writes nothing"):
+        sfm.tl.embed(adata, toy_pretrained, dry_run=True, copy=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sfm._matrix import select_matrix
-from sfm.data import encode_cells
+from sfm.data import encode_cells, stream_cells
 from sfm.genes import align_genes
-from sfm.inference import embed_tokens
+from sfm.inference import _cells as inference
+from sfm.inference._cells import CellVectors as CellVectors  # for the files beside this one
+from sfm.inference._cells import is_empty
 from sfm.inference._precision import choose_device, choose_precision
 
 if TYPE_CHECKING:
@@ -31,18 +32,6 @@ REFERENCE = "The reference (its options are reference_kwargs=)"
 _ERRORS = (KeyError, TypeError, NotImplementedError, ValueError)
 
 
-@dataclass(frozen=True, eq=False)
-class CellVectors:
-    """Vectors of all cells of an AnnData."""
-
-    vectors: np.ndarray
-    """Float32 of shape `(n_obs, n_dims)`."""
-    params: dict[str, Any]
-    """Provenance."""
-    is_empty: np.ndarray | None = None
-    """Which cells have no count on a known gene, shape `(n_obs,)`; `None` where that is not known."""
-
-
 class SharedGenes:
     """A tokenizer that sees some genes only; others have no influence at all, not on library sizes either.
 
@@ -58,6 +47,7 @@ class SharedGenes:
         self.tokenizer = tokenizer
         self.vocabulary = tokenizer.vocabulary
         self.requires = tokenizer.requires
+        self.prepend_cls = tokenizer.prepend_cls
         self.token_ids = token_ids
 
     def __call__(self, counts: sparse.csr_matrix, gene_ids: np.ndarray) -> TokenizedCells:
@@ -90,8 +80,7 @@ def encode(
     """Tokenize cells, from some genes only if so asked; and say which cells are empty."""
     tokenizer: Any = SharedGenes(pretrained.tokenizer, genes)
     encoded = encode_cells(adata, tokenizer, **where, model_name=f"Model {pretrained.name!r}")
-    n_special = 1 if pretrained.tokenizer.prepend_cls else 0
-    return encoded, encoded.cells.lengths <= n_special
+    return encoded, is_empty(encoded.cells, pretrained.tokenizer)
 
 
 def embed_cells(
@@ -103,19 +92,14 @@ def embed_cells(
     genes: np.ndarray | None = None,
 ) -> CellVectors:
     """Embed cells as :func:`sfm.tl.embed` does, from some genes only if so asked; writes nothing."""
-    encoded, is_empty = encode(adata, pretrained, where, genes=genes)
-    vectors = embed_tokens(pretrained.model, encoded.cells, pad_id=pretrained.vocabulary.pad_id, **compute)
-    params = {
-        **encoded.params(),
-        "pooling": getattr(getattr(pretrained.model, "config", None), "pooling", None),
-        **compute_params(compute),
-    }
-    return CellVectors(vectors, params, is_empty)
+    tokenizer: Any = SharedGenes(pretrained.tokenizer, genes)
+    stream = stream_cells(adata, tokenizer, **where, model_name=f"Model {pretrained.name!r}")
+    return inference.embed_cells(pretrained, stream, **compute)
 
 
 def compute_params(compute: dict[str, Any]) -> dict[str, Any]:
     """Provenance of where a network ran."""
     return {
-        "precision": choose_precision(compute["precision"]),
+        "precision": choose_precision(compute["precision"], compute["device"]),
         "device": str(choose_device(compute["device"])),
     }

@@ -11,13 +11,11 @@ from anndata import AnnData
 from sfm._docs import INPUT, doc_params
 from sfm._matrix import select_matrix
 from sfm._settings import settings
-from sfm._state import check_input_state
+from sfm.data._blocks import tokenized_blocks
 from sfm.genes import align_genes, check_coverage
 from sfm.tokenizers import TokenizedCells
 
 if TYPE_CHECKING:
-    from scipy import sparse
-
     from sfm._matrix import CountMatrix
     from sfm._state import InputState
     from sfm.genes import GeneAlignment
@@ -79,34 +77,39 @@ def encode_cells(
     ValueError
         If `adata` is empty, the values are not what the tokenizer requires, or too few genes are known.
     """
+    matrix, alignment = open_matrix(adata, tokenizer, layer=layer, use_raw=use_raw, gene_symbols=gene_symbols)
+    needs_totals = coverage_is_of_counts(alignment, tokenizer)
+    totals = np.zeros(matrix.shape[1])
+    parts: list[TokenizedCells] = []
+    blocks = tokenized_blocks(adata, matrix, tokenizer, alignment.token_ids, with_totals=needs_totals)
+    for rows, block in blocks:
+        if rows.start == 0 and not needs_totals:
+            gate_coverage(alignment, matrix, model_name)
+        if block.totals is not None:
+            totals += block.totals
+        parts += [] if block.cells is None else [block.cells]
+    if needs_totals:
+        alignment = align_genes(matrix.names, tokenizer.vocabulary, totals=totals)
+        gate_coverage(alignment, matrix, model_name)
+    cells = TokenizedCells.concatenate(parts)
+    return EncodedCells(cells, alignment, state=block.state, slot=matrix.slot, names_slot=matrix.names_slot)
+
+
+def open_matrix(adata: AnnData, tokenizer: Tokenizer, **where: Any) -> tuple[CountMatrix, GeneAlignment]:
+    """Find the matrix to tokenize and match its genes, without reading counts."""
     _refuse_other_types(adata)
     _refuse_empty(adata)
-    matrix = select_matrix(adata, layer=layer, use_raw=use_raw, gene_symbols=gene_symbols)
-    alignment = align_genes(matrix.names, tokenizer.vocabulary)
-    # Without expected expression in the vocabulary, coverage is judged by the counts, which are seen chunk by chunk.
-    some_known = 0 < alignment.n_known < len(alignment)
-    needs_totals = some_known and tokenizer.vocabulary.expression is None
-    totals = np.zeros(matrix.shape[1]) if needs_totals else None
-    parts = []
-    for rows, counts in matrix.chunks():
-        state = check_input_state(adata, matrix, counts, requires=tokenizer.requires)
-        if rows.start == 0 and totals is None:
-            _gate_coverage(alignment, matrix, model_name)
-        parts.append(tokenizer(counts, alignment.token_ids))
-        if totals is not None:
-            totals += _gene_totals(counts)
-    if totals is not None:
-        alignment = align_genes(matrix.names, tokenizer.vocabulary, totals=totals)
-        _gate_coverage(alignment, matrix, model_name)
-    cells = TokenizedCells.concatenate(parts)
-    return EncodedCells(cells, alignment, state=state, slot=matrix.slot, names_slot=matrix.names_slot)
+    matrix = select_matrix(adata, **where)
+    return matrix, align_genes(matrix.names, tokenizer.vocabulary)
 
 
-def _gene_totals(counts: sparse.csr_matrix) -> np.ndarray:
-    return np.bincount(counts.indices, weights=counts.data, minlength=counts.shape[1])
+def coverage_is_of_counts(alignment: GeneAlignment, tokenizer: Tokenizer) -> bool:
+    """Whether coverage is judged by the counts, since the vocabulary does not say what expression to expect."""
+    return 0 < alignment.n_known < len(alignment) and tokenizer.vocabulary.expression is None
 
 
-def _gate_coverage(alignment: GeneAlignment, matrix: CountMatrix, model_name: str) -> None:
+def gate_coverage(alignment: GeneAlignment, matrix: CountMatrix, model_name: str) -> None:
+    """Warn or raise if too few genes are known."""
     check_coverage(
         alignment,
         slot=matrix.names_slot,

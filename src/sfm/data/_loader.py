@@ -6,16 +6,19 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from sfm.data._collate import pad
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor
 
+    from sfm.data._collate import Ragged
     from sfm.data._sampler import BucketSampler
     from sfm.tokenizers import TokenizedCells
 
 
-def collate(cells: TokenizedCells, rows: Sequence[int] | np.ndarray, *, pad_id: int | None) -> dict[str, Tensor]:
+def collate(cells: Ragged, rows: Sequence[int] | np.ndarray, *, pad_id: int | None) -> dict[str, Tensor]:
     """Pad some cells into a minibatch.
 
     Parameters
@@ -32,18 +35,8 @@ def collate(cells: TokenizedCells, rows: Sequence[int] | np.ndarray, *, pad_id: 
     `input_ids` and `attention_mask`, int64, and `values`, float32, where the cells have values; each of shape
     `(len(rows), longest of them)`, padded on the right.
     """
-    chosen = cells[np.asarray(rows)]
-    lengths = chosen.lengths
-    shape = (len(chosen), max(int(lengths.max(initial=0)), 1))
-    mask = np.arange(shape[1]) < lengths[:, None]
-    input_ids = np.full(shape, pad_id or 0, dtype=np.int64)
-    input_ids[mask] = chosen.input_ids
-    minibatch = {"input_ids": torch.from_numpy(input_ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
-    if chosen.values is not None:
-        values = np.zeros(shape, dtype=np.float32)
-        values[mask] = chosen.values
-        minibatch["values"] = torch.from_numpy(values)
-    return minibatch
+    padded = pad(cells, np.asarray(rows, dtype=np.int64), pad_id=pad_id or 0)
+    return {name: torch.from_numpy(array) for name, array in padded.items()}
 
 
 class TokenDataset(Dataset[dict[str, "Tensor"]]):
@@ -86,9 +79,12 @@ class TokenLoader(DataLoader[dict[str, "Tensor"]]):
         self._yielded, self._skip = self._skip, 0
         sampler: Any = self.sampler
         sampler.skip = self._yielded
-        for minibatch in super().__iter__():
+        for minibatch in self._minibatches():
             self._yielded += 1
             yield minibatch
+
+    def _minibatches(self) -> Iterator[dict[str, Tensor]]:
+        return super().__iter__()
 
     def state_dict(self) -> dict[str, int]:
         """Return how far the epoch is; Lightning stores it in its checkpoints."""

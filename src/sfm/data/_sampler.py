@@ -41,6 +41,33 @@ def length_sorted_minibatches(
     return minibatches
 
 
+def shuffled_minibatches(lengths: np.ndarray, order: np.ndarray, size: int, rng: np.random.Generator) -> list[Any]:
+    """Split cells into minibatches of similar length, in random order.
+
+    Parameters
+    ----------
+    lengths
+        Tokens per cell.
+    order
+        Row indices in random order.
+    size
+        Cells in a minibatch.
+    rng
+        Source of the order of minibatches.
+
+    Returns
+    -------
+    Row indices per minibatch; every index in `order` occurs once.
+    """
+    pool = _POOL * size
+    minibatches = []
+    for start in range(0, len(order), pool):
+        rows = order[start : start + pool]
+        rows = rows[np.argsort(lengths[rows], kind="stable")]
+        minibatches += [rows[i : i + size] for i in range(0, len(rows), size)]
+    return [minibatches[i] for i in rng.permutation(len(minibatches))]
+
+
 class BucketSampler(DistributedSampler[list[int]]):
     """Yield lists of cells of similar length, in a new random order each epoch.
 
@@ -103,10 +130,4 @@ class BucketSampler(DistributedSampler[list[int]]):
             return minibatches[: self._n_minibatches()]
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self.lengths))[: self._n_minibatches() * self.batch_size]
-        pool = _POOL * self.batch_size
-        minibatches = []
-        for start in range(0, len(order), pool):
-            rows = order[start : start + pool]
-            rows = rows[np.argsort(self.lengths[rows], kind="stable")]
-            minibatches += [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        return [minibatches[i] for i in rng.permutation(len(minibatches))]
+        return shuffled_minibatches(self.lengths, order, self.batch_size, rng)

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sfm.inference._loop import BatchSize, run_tokens
+from sfm.inference._loop import run_tokens
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
+    from tqdm.auto import tqdm
 
+    from sfm.inference._minibatches import BatchSize, MinibatchLimits
     from sfm.inference._precision import Precision
     from sfm.nn import CellForSequenceClassification
     from sfm.tokenizers import TokenizedCells
@@ -22,6 +24,8 @@ def classify_tokens(
     batch_size: BatchSize = "auto",
     device: str | torch.device = "auto",
     precision: Precision = "auto",
+    progress: tqdm[Any] | None = None,
+    limits: MinibatchLimits | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Classify tokenized cells in one pass.
 
@@ -45,5 +49,7 @@ def classify_tokens(
         batch_size=batch_size,
         device=device,
         precision=precision,
+        progress=progress,
+        limits=limits,
     )
     return logits, vectors

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sfm.inference._loop import BatchSize, run_tokens
+from sfm.inference._loop import run_tokens
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import Tensor
+    from tqdm.auto import tqdm
 
+    from sfm.inference._minibatches import BatchSize, MinibatchLimits
     from sfm.inference._precision import Precision
     from sfm.protocols import ModelProtocol
     from sfm.tokenizers import TokenizedCells
@@ -23,12 +25,22 @@ def embed_tokens(
     batch_size: BatchSize = "auto",
     device: str | torch.device = "auto",
     precision: Precision = "auto",
+    progress: tqdm[Any] | None = None,
+    limits: MinibatchLimits | None = None,
 ) -> np.ndarray:
     """Embed tokenized cells; one float32 row per cell, in order, zeros for cells without tokens."""
     options = {} if pooling is None else {"pooling": pooling}
-    where: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
     (vectors,) = run_tokens(
-        model, lambda minibatch: (_encode(model, minibatch, options),), cells, pad_id=pad_id, doing="Embedding", **where
+        model,
+        lambda minibatch: (_encode(model, minibatch, options),),
+        cells,
+        pad_id=pad_id,
+        doing="Embedding",
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        progress=progress,
+        limits=limits,
     )
     vectors[cells.lengths == 0] = 0
     return vectors

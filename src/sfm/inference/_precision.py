@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from sfm._warn import warn
+from sfm.inference._attention import BlockedAttention
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Precision = Literal["auto", "fp32", "bf16"]
+
+# Whether bf16 runs also where it has to be emulated, which is slow: tests of its accuracy need no hardware then.
+EMULATE_BF16 = False
 
 
 def choose_device(device: str | torch.device) -> torch.device:
@@ -23,12 +29,43 @@ def choose_device(device: str | torch.device) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def choose_precision(precision: Precision) -> Literal["fp32", "bf16"]:
-    """Return the precision; `"auto"` is fp32 everywhere, since bf16 lets minibatch mates change a vector."""
+def choose_precision(precision: Precision, device: str | torch.device = "auto") -> Literal["fp32", "bf16"]:
+    """Return the precision that runs on the device; bf16 where it lacks the hardware is fp32, with a warning.
+
+    `"auto"` is fp32 everywhere, since bf16 lets minibatch mates change a vector.
+    """
     if precision not in ("auto", "fp32", "bf16"):
         msg = f"Unknown precision={precision!r}. Choose 'auto', 'fp32' or 'bf16'."
         raise ValueError(msg)
-    return "bf16" if precision == "bf16" else "fp32"
+    if precision != "bf16":
+        return "fp32"
+    chosen = choose_device(device)
+    if EMULATE_BF16 or has_bf16(chosen):
+        return "bf16"
+    msg = f"precision='bf16' needs hardware that device {str(chosen)!r} does not have; computing in 'fp32'."
+    warn(msg)
+    return "fp32"
+
+
+@cache
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices in hardware."""
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "mps":
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
+    return device.type == "cpu" and (has_bf16_tiles() or _cpu_has("_is_avx512_bf16_supported"))
+
+
+def has_bf16_tiles() -> bool:
+    """Whether the processor multiplies whole tiles of bf16 (Intel AMX), which torch's fused attention makes use of."""
+    return _cpu_has("_is_amx_tile_supported")
+
+
+def _cpu_has(check: str) -> bool:
+    # Private functions of torch: another version may lack them.
+    return bool(getattr(torch.cpu, check, bool)())
 
 
 @contextmanager
@@ -38,6 +75,8 @@ def inference_context(device: torch.device, precision: Literal["fp32", "bf16"]) 
         stack.enter_context(torch.inference_mode())
         if precision == "bf16":
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
+            if device.type == "cpu" and not has_bf16_tiles():
+                stack.enter_context(BlockedAttention())
         elif device.type == "cpu" and onednn_is_exact():
             stack.enter_context(matmul_precision("medium"))
         yield

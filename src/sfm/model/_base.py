@@ -14,10 +14,10 @@ from sfm._docs import INPUT, doc_params
 from sfm.inference import embed_tokens
 from sfm.inference._precision import matmul_precision
 from sfm.model._pretrained import PretrainedModel
+from sfm.model._registry import refuse_other_data
 from sfm.model._setup import category_fields, choose_setup_tokenizer, write_tokens
 from sfm.train._checkpoint import TrainingCheckpoint, find_checkpoint
 from sfm.train._freeze import freeze_weights
-from sfm.train._history import plain_values
 from sfm.train._lora import add_lora
 from sfm.train._memory import checkpointed_activations
 from sfm.train._plan import CellTrainingPlan
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from anndata import AnnData
+    from lightning.pytorch import LightningDataModule
     from scvi.data.fields import BaseAnnDataField
 
     from sfm.checkpoints import PretrainedCells
@@ -123,7 +124,7 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
         """Gene vocabulary that the model was set up with."""
         return self.tokenizer.vocabulary
 
-    def train(
+    def train(  # noqa: PLR0913
         self,
         max_epochs: int | None = None,
         *,
@@ -134,6 +135,7 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
         checkpoint_dir: str | Path | None = None,
         checkpoint_every: int | None = None,
         resume: bool | str | Path = False,
+        datamodule: LightningDataModule | None = None,
         gradient_checkpointing: bool = False,
         strategy: Any = "auto",
         **kwargs: Any,
@@ -145,7 +147,7 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
         max_epochs
             Passes over the training cells. Default: 20 up to 20,000 cells, and fewer for more.
         batch_size
-            Cells per minibatch.
+            Cells per minibatch. A `datamodule` has its own.
         callbacks
             Callbacks of Lightning and of Hugging Face (:class:`transformers.TrainerCallback`), in any mixture.
         report_to
@@ -162,6 +164,9 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
         resume
             `True`: go on from the newest checkpoint in `checkpoint_dir`, or start if there is none. A path: go on from
             that checkpoint, or from the newest in that folder. Nothing in it is executed.
+        datamodule
+            Cells to train on instead of those that the model was set up with, such as a
+            :class:`sfm.train.CellDataModule`. It makes the split, the minibatches and their order.
         gradient_checkpointing
             Compute each layer again in the backward pass instead of keeping its activations.
         strategy
@@ -178,10 +183,14 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
             If the loss or the gradient becomes NaN or infinite, with the step, the cells and the last good checkpoint.
         FileNotFoundError
             If there is no checkpoint where `resume` says.
+        ValueError
+            If the model has no data, or those of `datamodule` are tokenized otherwise.
         """
+        refuse_other_data(self, datamodule)
         self._register_again()
+        given = {**kwargs, "datamodule": datamodule}
         checkpoint = find_checkpoint(resume=resume, checkpoint_dir=checkpoint_dir)
-        options = {**self._train_defaults(max_epochs, kwargs), **kwargs, "batch_size": batch_size}
+        options = {**self._train_defaults(max_epochs, given), **given, "batch_size": batch_size}
         options["datasplitter_kwargs"] = {
             "pad_id": self.vocabulary.pad_id,
             **(options.get("datasplitter_kwargs") or {}),
@@ -191,8 +200,7 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
         )
         if checkpoint_dir is not None:
             options["callbacks"].append(TrainingCheckpoint(checkpoint_dir, every_n_steps=checkpoint_every))
-        options["strategy"] = choose_strategy(strategy)
-        options["ckpt_path"] = checkpoint
+        options |= {"strategy": choose_strategy(strategy), "ckpt_path": checkpoint}
         if self.history_ is None:
             self.is_trained_ = False  # pretrained elsewhere: scvi-tools would look for a history to extend
         self.module.train()  # a loaded model is in evaluation mode
@@ -211,9 +219,15 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
         if self.adata is not None:
             self.adata_manager.validate()
 
+    def _n_obs(self, given: dict[str, Any]) -> int | None:
+        """Cells to train on and to validate with, as far as is known."""
+        data: Any = self.adata if given["datamodule"] is None else given["datamodule"]
+        return getattr(data, "n_obs", None)
+
     def _train_defaults(self, max_epochs: int | None, given: dict[str, Any]) -> dict[str, Any]:
-        if max_epochs is None and self.adata is not None:
-            max_epochs = max(1, round(_MAX_EPOCHS * min(1, _MANY_CELLS / self.adata.n_obs)))
+        n_obs = self._n_obs(given)
+        if max_epochs is None and n_obs is not None:
+            max_epochs = max(1, round(_MAX_EPOCHS * min(1, _MANY_CELLS / n_obs)))
         defaults = {"max_epochs": max_epochs, "gradient_clip_val": 1.0, "log_every_n_steps": 1}
         if (given.get("train_size") or 0) < 1 and given.get("validation_size") != 0:
             defaults["check_val_every_n_epoch"] = 1
@@ -286,7 +300,3 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
             batch_size=batch_size or "auto",
             device=self.device,
         )
-
-    def _get_user_attributes(self) -> list[tuple[str, Any]]:
-        """What `save` stores, as plain values: others would need the full unpickler."""
-        return [(name, plain_values(value)) for name, value in super()._get_user_attributes() if name.endswith("_")]

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from sfm import _logging as logg
 from sfm.genes import align_genes
 from sfm.model._base import TokenModel
-from sfm.model._generated import generated_cells, rank_profile
+from sfm.model._generated import PROFILE_CELLS, generated_cells, rank_profile
 from sfm.model._network import Backbone, cell_config, plain_backbone
 from sfm.train._causal import CausalCellModule
 from sfm.train._splitter import registered_tokens
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from sfm.nn._config import Pooling
+    from sfm.tokenizers import TokenizedCells
     from sfm.train._freeze import Freeze
 
 # Seconds before a progress bar appears.
@@ -220,7 +221,7 @@ class CausalCellModel(TokenModel):
         """
         super().train(max_epochs, **kwargs)
         if not self.tokenizer.has_values:
-            self.rank_profile_ = self._profile_of(self.adata)
+            self.rank_profile_ = self._profile_of_training(kwargs.get("datamodule"))
 
     def _rank_profile(self) -> np.ndarray:
         """Mean expression per rank, from the cells the model was trained on, or those it was loaded with."""
@@ -228,13 +229,21 @@ class CausalCellModel(TokenModel):
             if self.adata is None:
                 msg = "The model does not know the expression at each rank. Load it with adata=, or train it."
                 raise ValueError(msg)
-            self.rank_profile_ = self._profile_of(self.adata)
+            self.rank_profile_ = self._profile_of(self.adata, registered_tokens(self.adata_manager))
         return np.asarray(self.rank_profile_)
 
-    def _profile_of(self, adata: AnnData) -> list[float]:
+    def _profile_of_training(self, datamodule: Any) -> list[float] | None:
+        """Mean expression per rank; `None` where the counts are not known, as those of a token cache."""
+        if datamodule is None:
+            return self._profile_of(self.adata, registered_tokens(self.adata_manager))
+        files = getattr(datamodule, "files", None)
+        if files is None:
+            return None
+        first = files.adata(0)
+        return self._profile_of(first, files[np.arange(min(first.n_obs, PROFILE_CELLS))])
+
+    def _profile_of(self, adata: AnnData, cells: TokenizedCells) -> list[float]:
         args = self.registry["setup_args"]
         where = {name: args[name] for name in ("layer", "use_raw", "gene_symbols")}
-        profile: list[float] = rank_profile(
-            adata, registered_tokens(self.adata_manager), self.tokenizer, **where
-        ).tolist()
+        profile: list[float] = rank_profile(adata, cells, self.tokenizer, **where).tolist()
         return profile

@@ -9,6 +9,7 @@ from sfm.checkpoints._resolve import resolve_model
 from sfm.model._adapt import changed_config, has_head_of, labels_of, new_labels
 from sfm.model._evaluation import LabelEvaluation
 from sfm.model._network import Backbone, cell_config, plain_backbone
+from sfm.model._registry import refuse_other_registry, set_up
 from sfm.model._transfer import transfer_weights
 from sfm.train._classification import ClassificationModule, ClassificationPlan
 from sfm.train._lora import has_lora
@@ -161,8 +162,9 @@ class CellClassifier(LabelEvaluation):
     def from_pretrained(
         cls,
         model: str | Path | PretrainedCells | Any | None,
-        adata: AnnData,
+        adata: AnnData | None = None,
         *,
+        registry: dict[str, Any] | None = None,
         lora: dict[str, Any] | None = None,
         freeze: Freeze | None = None,
         extend_labels: bool = False,
@@ -179,6 +181,9 @@ class CellClassifier(LabelEvaluation):
             Whatever :func:`sfm.load` takes, or its result, or a model of :mod:`sfm.model`; `None` for the bundled model.
         adata
             Data to set up, with the tokenizer and vocabulary of the model.
+        registry
+            Instead of `adata`, the registry of a :class:`sfm.train.CellDataModule` to train on, made with
+            `tokenizer=model` and `labels_key`.
         lora
             Settings of LoRA adapters to train, and the head with them, instead of all weights.
         freeze
@@ -197,7 +202,7 @@ class CellClassifier(LabelEvaluation):
         Raises
         ------
         ValueError
-            If `adata` has labels that the classifier does not know, or weights do not fit.
+            If there are no data, if they have labels that the classifier does not know, or weights do not fit.
         """
         setup_names = inspect.signature(cls.setup_anndata).parameters
         setup_kwargs = {name: value for name, value in kwargs.items() if name in setup_names}
@@ -207,11 +212,14 @@ class CellClassifier(LabelEvaluation):
         network: Any = pretrained.model
         config = changed_config(network.config.to_dict(), options)
         known = labels_of(network)
-        if known:
-            new = new_labels(adata, known, **setup_kwargs) if extend_labels else []
-            setup_kwargs["labels"] = [*known, *new]
-        cls.setup_anndata(adata, tokenizer=pretrained, **setup_kwargs)
-        loaded = cls(adata, config=config, lora=lora, freeze=freeze, loss_weights=loss_weights)
+        if registry is not None:
+            refuse_other_registry(registry, pretrained, adata, setup_kwargs)
+        else:
+            if known and adata is not None:
+                new = new_labels(adata, known, **setup_kwargs) if extend_labels else []
+                setup_kwargs["labels"] = [*known, *new]
+            set_up(cls, adata, pretrained, **setup_kwargs)
+        loaded = cls(adata, registry, config=config, lora=lora, freeze=freeze, loss_weights=loss_weights)
         transfer_weights(loaded.module.network, network, source=pretrained.name)
         loaded.is_trained_ = loaded.body_is_pretrained_ = True
         loaded.head_is_trained_ = bool(known) and has_head_of(loaded.module.network, network, n_labels=len(known))
@@ -244,17 +252,19 @@ class CellClassifier(LabelEvaluation):
         ValueError
             If no cell has a label.
         """
-        self._refuse_without_labels()
+        datamodule = kwargs.get("datamodule")
+        self._refuse_without_labels(datamodule)
         if batch_size is None:
             batch_size = _BATCH_SIZE if self.sample_key is None else _SAMPLES_PER_MINIBATCH
         kwargs["plan_kwargs"] = self._rates(kwargs.get("plan_kwargs") or {})
         super().train(max_epochs, batch_size=batch_size, **kwargs)
         self.head_is_trained_ = True
-        self._fit_confidence()
+        self._fit_confidence(datamodule)
 
     def _train_defaults(self, max_epochs: int | None, given: dict[str, Any]) -> dict[str, Any]:
-        if max_epochs is None and self.adata is not None and self.body_is_pretrained_ and self.sample_key is None:
-            max_epochs = int(np.clip(round(_CELLS_SEEN / self.adata.n_obs), *_FEWEST_AND_MOST_EPOCHS))
+        n_obs = self._n_obs(given)
+        if max_epochs is None and n_obs is not None and self.body_is_pretrained_ and self.sample_key is None:
+            max_epochs = int(np.clip(round(_CELLS_SEEN / n_obs), *_FEWEST_AND_MOST_EPOCHS))
         return {**super()._train_defaults(max_epochs, given), "early_stopping_monitor": "validation_loss"}
 
     def _rates(self, given: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -9,11 +9,12 @@ import torch
 
 from sfm import _logging as logg
 from sfm.annotation._calibration import Temperature
-from sfm.inference import embed_tokens
+from sfm.inference import classify_tokens, embed_tokens
 from sfm.metrics import expected_calibration_error
 from sfm.model._labels import read_labels
 from sfm.model._predictions import LabelPredictions
 from sfm.model._samples import labels_of_samples
+from sfm.tokenizers import TokenizedCells
 from sfm.train._splitter import registered_tokens
 
 if TYPE_CHECKING:
@@ -89,31 +90,52 @@ class LabelEvaluation(LabelPredictions):
             raise ValueError(msg)
         return np.asarray(rows)
 
-    def _fit_confidence(self) -> None:
+    def _fit_confidence(self, datamodule: Any = None) -> None:
         """Calibrate the probabilities on the validation cells, and learn where the training cells are."""
-        self.cells_hash_ = _hash_of(self.adata)
-        network, rows = self._network, np.asarray(self.validation_indices)
-        if not len(rows):
+        self.cells_hash_ = None if self.adata is None else _hash_of(self.adata)
+        network = self._network
+        logits, codes = self._logits_of_validation(datamodule)
+        if not len(logits):
             logg.info("no cells were held out: probabilities are not calibrated (temperature 1)")
-        logits, names = self._logits(None, rows, batch_size=None)
-        temperature = Temperature().fit(logits, self._codes(rows, names)).value if len(rows) else 1.0
+        temperature = Temperature().fit(logits, codes).value if len(logits) else 1.0
         network.temperature.fill_(temperature)  # type: ignore[union-attr]
         logg.hint(
             f"temperature {temperature:.2f} from {len(logits)} held-out {'cells' if self.sample_key is None else 'samples'}"
         )
         if self.sample_key is None:  # the place of single cells says little about samples
-            self._fit_distance(rows)
+            self._fit_distance(datamodule)
 
-    def _fit_distance(self, held_out: np.ndarray) -> None:
-        rng = np.random.default_rng(0)
-        train = np.asarray(self.train_indices)
-        train = rng.permutation(train)[:_MAX_REFERENCE] if len(train) > _MAX_REFERENCE else train
+    def _logits_of_validation(self, datamodule: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and numbers of labels of the validation cells or samples."""
+        if datamodule is not None:
+            cells, codes = self._sampled(datamodule, "validation")
+            if not len(cells):
+                return np.zeros((0, len(self.labels)), dtype=np.float32), codes
+            return classify_tokens(self._network, cells, **self._inference(None))[0], codes
+        rows = np.asarray(self.validation_indices)
+        logits, names = self._logits(None, rows, batch_size=None)
+        return logits, self._codes(rows, names)
+
+    def _fit_distance(self, datamodule: Any) -> None:
+        if datamodule is not None:
+            cells, codes = self._sampled(datamodule, "train")
+            held_out, _ = self._sampled(datamodule, "validation")
+        else:
+            rng = np.random.default_rng(0)
+            train = np.asarray(self.train_indices)
+            train = rng.permutation(train)[:_MAX_REFERENCE] if len(train) > _MAX_REFERENCE else train
+            registered, codes = registered_tokens(self.adata_manager), self._codes(train, self.adata.obs_names[train])
+            cells, held_out = registered[train], registered[np.asarray(self.validation_indices, dtype=np.int64)]
         enough = len(held_out) >= _ENOUGH_HELD_OUT
-        rows = np.concatenate([train, held_out]) if enough else train
-        vectors = embed_tokens(self._network, registered_tokens(self.adata_manager)[rows], **self._inference(None))
-        parts = torch.from_numpy(vectors).split([len(train), len(rows) - len(train)])
-        codes = self._codes(train, self.adata.obs_names[train])
+        both = TokenizedCells.concatenate([cells, held_out]) if enough else cells
+        vectors = torch.from_numpy(embed_tokens(self._network, both, **self._inference(None)))
+        parts = vectors.split([len(cells), len(vectors) - len(cells)])
         self._network.distance.fit(parts[0], codes, held_out=parts[1] if enough else None)  # type: ignore[union-attr]
+
+    def _sampled(self, datamodule: Any, part: str) -> tuple[TokenizedCells, np.ndarray]:
+        """Some cells of a datamodule, and the numbers of their labels."""
+        cells, rows = datamodule.sample(part, _MAX_REFERENCE)
+        return cells, datamodule.source.columns["label_index"][rows].astype(np.int64)
 
     def _codes(self, rows: np.ndarray, names: pd.Index) -> np.ndarray:
         """Numbers of the labels of these rows, or of the samples with these names."""

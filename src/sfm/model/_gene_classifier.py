@@ -89,6 +89,7 @@ class GeneClassifier(GeneLabelledModel):
     ['other', 'ribosomal']
     """
 
+    takes_datamodules = False  # labels of genes are in `var`
     _data_splitter_cls = GeneLabelSplitter
     _training_plan_cls = GeneLabelPlan
 
@@ -137,7 +138,7 @@ class GeneClassifier(GeneLabelledModel):
         self.init_params_ = self._get_init_params(locals())
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # labels of genes need an AnnData
         cls,
         model: str | Path | PretrainedCells | Any | None,
         adata: AnnData,

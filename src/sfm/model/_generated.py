@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sfm.tokenizers import Tokenizer
 
 # Cells that the mean expression per rank is computed from.
-_SAMPLE = 2000
+PROFILE_CELLS = 2000
 # Ranks differ by this factor at least, far above the resolution of float32.
 _STEP = 1 - 1e-5
 
@@ -37,7 +37,7 @@ def rank_profile(adata: AnnData, cells: TokenizedCells, tokenizer: Tokenizer, **
     special = list(tokenizer.vocabulary.special_tokens.values())
     sums, seen = np.zeros(tokenizer.max_length), np.zeros(tokenizer.max_length)
     for rows, counts in matrix.chunks():
-        for i in range(rows.start, min(rows.stop, _SAMPLE)):
+        for i in range(rows.start, min(rows.stop, PROFILE_CELLS)):
             begin, end = counts.indptr[i - rows.start : i - rows.start + 2]
             expression = np.zeros(tokenizer.vocabulary.size)
             ids = token_ids[counts.indices[begin:end]]
@@ -46,7 +46,7 @@ def rank_profile(adata: AnnData, cells: TokenizedCells, tokenizer: Tokenizer, **
             genes = genes[~np.isin(genes, special)]
             sums[: len(genes)] += expression[genes] / divisors[genes] * (1e4 / max(expression.sum(), 1))
             seen[: len(genes)] += 1
-        if rows.stop >= _SAMPLE:
+        if rows.stop >= PROFILE_CELLS:
             break
     return _falling(sums / np.maximum(seen, 1))
 

@@ -222,20 +222,38 @@ class LabelledModel(TokenModel):
 
     def _label_counts(self, n_labels: int) -> np.ndarray:
         """How many cells, or samples, have each label."""
-        if self.adata is None:
-            return np.zeros(n_labels, dtype=np.int64)
+        if self.adata is None:  # a datamodule has counted them
+            state = self.registry["field_registries"][REGISTRY_KEYS.LABELS_KEY]["state_registry"]
+            return np.asarray(state.get("n_cells", np.zeros(n_labels)), dtype=np.int64)
         codes = self.adata_manager.get_from_registry(REGISTRY_KEYS.LABELS_KEY).ravel()
         if self.sample_key is not None:
             samples = self.adata_manager.get_from_registry(SAMPLE_KEY).ravel()
             codes = np.unique(np.stack([samples, codes]), axis=1)[1]
         return np.bincount(codes[codes >= 0], minlength=n_labels)
 
-    def _refuse_without_labels(self) -> None:
+    def _refuse_without_labels(self, datamodule: Any) -> None:
         self._register_again()
-        if self.adata is not None and not self._label_counts(len(self.labels)).any():
+        if datamodule is not None:
+            self._refuse_other_labels(datamodule)
+        elif self.adata is not None and not self._label_counts(len(self.labels)).any():
             key = self.registry["setup_args"]["labels_key"]
             msg = f"No cell has a label in adata.obs[{key!r}], so there is nothing to train on. Load other data."
             raise ValueError(msg)
+
+    def _refuse_other_labels(self, datamodule: Any) -> None:
+        """Raise unless a datamodule has the labels of the model, and let it leave out cells without any."""
+        if self.sample_key is not None:
+            msg = "Labels of samples need all their cells together, which a datamodule does not keep. Train on an AnnData."
+            raise NotImplementedError(msg)
+        entry = datamodule.source.categories.get("label_index")
+        if entry is None or list(entry.names) != self.labels:
+            found = "no labels" if entry is None else f"the labels {', '.join(map(repr, entry.names))}"
+            msg = (
+                f"The datamodule has {found}, but the model {', '.join(map(repr, self.labels))}. Make the model with "
+                "registry=datamodule.registry of a datamodule with labels_key=."
+            )
+            raise ValueError(msg)
+        datamodule.labeled_only = True
 
     def _lora_settings(self, network: CellModelWithHead, lora: dict[str, Any]) -> dict[str, Any]:
         """Train the head, and a pooling that has weights, beside the adapters, and save them together."""

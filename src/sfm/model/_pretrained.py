@@ -4,17 +4,19 @@ import warnings
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 from scvi.model.base import BaseModelClass
 
 from sfm.checkpoints import PretrainedCells
 from sfm.checkpoints._resolve import resolve_model
 from sfm.checkpoints._weights import load_weights
 from sfm.data import encode_cells
+from sfm.model._registry import complete_registry, refuse_other_registry, set_up
 from sfm.model._safety import refuse_unsafe_pickle
 from sfm.model._setup import tokenizer_from_setup
-from sfm.train._history import frames_from_history
+from sfm.train._history import frames_from_history, plain_values
 from sfm.train._lora import base_weights, has_lora, load_adapter, merged, save_adapter
 from sfm.train._splitter import registered_tokens
 
@@ -31,6 +33,13 @@ class PretrainedModel(BaseModelClass):
     """Reading and writing models: whole ones, LoRA adapters, and scvi-tools' own files."""
 
     module: CellModule
+    #: Whether it can be trained on a datamodule.
+    takes_datamodules: ClassVar[bool] = True
+
+    def __init__(self, adata: AnnData | None = None, registry: dict[str, Any] | None = None) -> None:
+        if registry is not None and "model_name" not in registry:  # that of a datamodule
+            registry = complete_registry(registry, type(self))
+        super().__init__(adata, registry)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -77,8 +86,9 @@ class PretrainedModel(BaseModelClass):
     def from_pretrained(
         cls,
         model: str | Path | PretrainedCells | None,
-        adata: AnnData,
+        adata: AnnData | None = None,
         *,
+        registry: dict[str, Any] | None = None,
         lora: dict[str, Any] | None = None,
         freeze: Freeze | None = None,
         **setup_kwargs: Any,
@@ -91,6 +101,9 @@ class PretrainedModel(BaseModelClass):
             Whatever :func:`sfm.load` takes, or its result; `None` for the bundled model.
         adata
             Data to set up, with the tokenizer and vocabulary of the model.
+        registry
+            Instead of `adata`, the registry of a :class:`sfm.train.CellDataModule` to train on, made with
+            `tokenizer=model`.
         lora
             Settings of LoRA adapters to train instead of the weights, as for the class itself.
         freeze
@@ -101,13 +114,22 @@ class PretrainedModel(BaseModelClass):
         Returns
         -------
         A model with the pretrained weights, ready to embed with or to train on.
+
+        Raises
+        ------
+        ValueError
+            If there are no data, or those of the datamodule are tokenized otherwise.
         """
         pretrained = resolve_model(model)
-        cls.setup_anndata(adata, tokenizer=pretrained, **setup_kwargs)
         network: Any = pretrained.model
-        loaded = cls(
-            adata, config=network.config.to_dict(), lora=lora, freeze=freeze, **cls._options_for(network, setup_kwargs)
-        )
+        if registry is None:
+            set_up(cls, adata, pretrained, **setup_kwargs)
+        else:
+            refuse_other_registry(registry, pretrained, adata, setup_kwargs)
+            setup_kwargs = registry["setup_args"]
+        options = cls._options_for(network, setup_kwargs)
+        make: Any = cls
+        loaded: Self = make(adata, registry, config=network.config.to_dict(), lora=lora, freeze=freeze, **options)
         weights = network.state_dict()
         if has_lora(loaded.module.network):
             weights = base_weights(loaded.module.network, weights)
@@ -207,3 +229,19 @@ class PretrainedModel(BaseModelClass):
             loaded = super().load(dir_path, adata, prefix=prefix, **kwargs)
         loaded.history_ = frames_from_history(loaded.history_)
         return loaded
+
+    def get_var_names(self, *, legacy_mudata_format: bool = False) -> Any:
+        """Return the genes of the data, or those of the vocabulary where there are no data.
+
+        Parameters
+        ----------
+        legacy_mudata_format
+            As in scvi-tools.
+        """
+        if self.adata is None:
+            return np.array(self.vocabulary.gene_ids)
+        return super().get_var_names(legacy_mudata_format=legacy_mudata_format)
+
+    def _get_user_attributes(self) -> list[tuple[str, Any]]:
+        """What `save` stores, as plain values: others would need the full unpickler."""
+        return [(name, plain_values(value)) for name, value in super()._get_user_attributes() if name.endswith("_")]

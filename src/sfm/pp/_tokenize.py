@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sfm import _logging as logg
+from sfm._backed import refuse_copy_of_file, writable
 from sfm._docs import COPY, INPUT, doc_params
 from sfm._keys import token_keys
-from sfm._views import own_data
 from sfm.data import encode_cells
 from sfm.pp._choose import choose_tokenizer
 
@@ -35,6 +35,10 @@ def tokenize(
     A cell's tokens depend on that cell and the vocabulary alone: not on the other cells, the order of the genes,
     genes the vocabulary does not know, or whether genes are named by symbol or Ensembl id. Exact ties are broken by
     token id. Tokenizing once and passing `tokens_key=` to :func:`sfm.tl.embed` saves repeating it.
+
+    Counts are read some rows at a time, so they may be larger than memory: `X` or a layer a dask array of numpy or scipy
+    sparse blocks, which is tokenized where its blocks are made, or a matrix in an h5ad file (`backed="r"`) or zarr store.
+    The tokens of all cells are in memory.
 
     Parameters
     ----------
@@ -81,6 +85,7 @@ def tokenize(
     >>> adata.obsm["tokens"].shape
     (100, 64)
     """
+    refuse_copy_of_file(adata, copy=copy)
     chosen, model_name = choose_tokenizer(
         adata,
         tokenizer,
@@ -94,7 +99,7 @@ def tokenize(
     encoded = encode_cells(
         adata, chosen, layer=layer, use_raw=use_raw, gene_symbols=gene_symbols, model_name=model_name
     )
-    adata = own_data(adata, copy=copy)
+    adata = writable(adata, copy=copy)
     keys = token_keys(key_added)
     tokens, values = encoded.cells.to_obsm()
     adata.obsm[keys.obsm] = tokens

@@ -113,7 +113,7 @@ def annotate_genes(  # noqa: PLR0913
     >>> adata.varm["sfm_gene_label_probabilities"].columns.to_list()
     ['other', 'ribosomal']
     """
-    in_precision = choose_precision(precision)
+    in_precision = choose_precision(precision, device)
     pretrained = resolve_model(model, tokenizer=tokenizer)
     network = token_classifier(pretrained.model, name=pretrained.name)
     start = logg.info(f"annotating genes ({pretrained.name})")

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from sfm import _logging as logg
+from sfm._backed import refuse_copy_of_file, writable
 from sfm._docs import COPY, INPUT, doc_params
 from sfm._keys import embedding_keys, token_keys
-from sfm._views import own_data
-from sfm._warn import warn
 from sfm.checkpoints._resolve import resolve_model
-from sfm.data import encode_cells
+from sfm.data import stream_cells
 from sfm.inference import embed_tokens
-from sfm.inference._precision import Precision, choose_device, choose_precision
+from sfm.inference._cells import (
+    CellVectors,
+    compute_params,
+    embed_cells,
+    embedding_params,
+    is_empty,
+    report_constant,
+    report_empty,
+)
+from sfm.inference._precision import Precision, choose_precision
 from sfm.tokenizers import TokenizedCells
 
 if TYPE_CHECKING:
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from sfm.checkpoints import PretrainedCells
+    from sfm.inference._plan import EmbeddingPlan
     from sfm.nn._config import Pooling
     from sfm.protocols import ModelProtocol
     from sfm.tokenizers import Tokenizer
@@ -44,13 +50,19 @@ def embed(  # noqa: PLR0913
     precision: Precision = "auto",
     key_added: str | None = None,
     copy: bool = False,
-) -> AnnData | None:
+    dry_run: bool = False,
+) -> AnnData | EmbeddingPlan | None:
     """Embed cells with a foundation model.
 
     The vector of a cell depends on that cell and the model alone: not on the other cells, their order, the minibatch
     size, padding, the order of the genes, or genes that the model does not know. Counts are needed; genes may be named
     by symbol or Ensembl id, previous symbols are brought up to date, and mouse genes are mapped to human orthologs for
     human models.
+
+    Cells are read, tokenized and embedded a window at a time (`settings.window_size`), so `adata` may be larger than
+    memory: `X` or a layer a dask array of numpy or scipy sparse blocks, or a matrix in an h5ad file (`backed="r"`) or
+    zarr store. With a client of `dask.distributed`, the workers that have the blocks of a dask array tokenize them, and
+    embed them too unless this process has a GPU.
 
     Continue with `sc.pp.neighbors(adata, use_rep="X_sfm")` and draw with :func:`scanpy.pl.umap`.
 
@@ -80,10 +92,13 @@ def embed(  # noqa: PLR0913
     key_added
         Slot name to use instead of `"X_sfm"`.
     {copy}
+    dry_run
+        Embed nothing, but estimate the cost from a probe of some seconds and return it.
 
     Returns
     -------
-    Returns `None` if `copy=False`, else returns an `AnnData` object. Sets the following fields:
+    Returns `None` if `copy=False`, else returns an `AnnData` object; with `dry_run=True`, an `EmbeddingPlan`, and
+    nothing is written. Sets the following fields:
 
     `adata.obsm['X_sfm' | key_added]` : :class:`numpy.ndarray` (dtype `float32`, shape `(n_obs, n_dims)`)
         Cell embeddings, in the order of `adata.obs`. Cells without a known gene get the vector of an empty cell, and
@@ -112,50 +127,63 @@ def embed(  # noqa: PLR0913
     >>> adata.obsm["X_sfm"].shape
     (100, 128)
     """
-    in_precision = choose_precision(precision)
+    _refuse_copy(adata, copy=copy, dry_run=dry_run)
+    where: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_symbols": gene_symbols}
+    compute: dict[str, Any] = {
+        "pooling": pooling,
+        "batch_size": batch_size,
+        "device": device,
+        "precision": choose_precision(precision, device),
+    }
     pretrained = resolve_model(model, tokenizer=tokenizer)
+    if dry_run:
+        return _plan(adata, tokens_key, pretrained, where, compute)
     start = logg.info(f"embedding cells ({pretrained.name})")
     if tokens_key is None:
-        encoded = encode_cells(
-            adata,
-            pretrained.tokenizer,
-            layer=layer,
-            use_raw=use_raw,
-            gene_symbols=gene_symbols,
-            model_name=f"Model {pretrained.name!r}",
-        )
-        cells, source = encoded.cells, {**encoded.params(), "tokens_key": None}
+        embedded = embed_cells(pretrained, adata, **where, **compute)
     else:
-        cells, source = _stored_tokens(adata, tokens_key, pretrained)
-    n_empty = _report_empty(cells, pretrained)
-    vectors = embed_tokens(
-        pretrained.model,
-        cells,
-        pad_id=pretrained.vocabulary.pad_id,
-        pooling=pooling,
-        batch_size=batch_size,
-        device=device,
-        precision=in_precision,
-    )
-    _warn_if_constant(vectors)
+        embedded = _embed_stored(adata, tokens_key, pretrained, compute)
+    report_empty(embedded.n_empty, adata.n_obs)
+    report_constant(embedded.vectors)
 
-    adata = own_data(adata, copy=copy)
+    adata = writable(adata, copy=copy)
     keys = embedding_keys(key_added)
-    adata.obsm[keys.obsm] = vectors
-    params = {
-        **pretrained.params(),
-        **source,
-        "layer": layer,
-        "use_raw": use_raw,
-        "pooling": pooling or getattr(getattr(pretrained.model, "config", None), "pooling", None),
-        "precision": in_precision,
-        "device": str(choose_device(device)),
-        "n_empty_cells": n_empty,
-        **{f"{name}_version": version(name) for name in ("sfm-tools", "torch", "transformers", "anndata")},
-    }
+    adata.obsm[keys.obsm] = embedded.vectors
+    source = {"tokens_key": tokens_key, **embedded.params}
+    params = embedding_params(pretrained, source, layer=layer, use_raw=use_raw, n_empty=embedded.n_empty)
     adata.uns[keys.uns] = {"params": params}
     logg.info("    finished", time=start, deep=f"added\n    {keys.obsm!r}, cell embeddings (adata.obsm)")
     return adata if copy else None
+
+
+def _refuse_copy(adata: AnnData, *, copy: bool, dry_run: bool) -> None:
+    if copy and dry_run:
+        msg = "copy=True and dry_run=True: a dry run writes nothing, so there is nothing to copy. Pass one of them."
+        raise ValueError(msg)
+    refuse_copy_of_file(adata, copy=copy)
+
+
+def _plan(
+    adata: AnnData,
+    tokens_key: str | None,
+    pretrained: PretrainedCells,
+    where: dict[str, Any],
+    compute: dict[str, Any],
+) -> EmbeddingPlan:
+    from sfm.inference._plan import plan_embedding
+
+    if tokens_key is not None:
+        return plan_embedding(pretrained, _stored_tokens(adata, tokens_key, pretrained)[0], **compute)
+    stream = stream_cells(adata, pretrained.tokenizer, **where, model_name=f"Model {pretrained.name!r}")
+    return plan_embedding(pretrained, stream, **compute)
+
+
+def _embed_stored(adata: AnnData, tokens_key: str, pretrained: PretrainedCells, compute: dict[str, Any]) -> CellVectors:
+    cells, made_by = _stored_tokens(adata, tokens_key, pretrained)
+    vectors = embed_tokens(pretrained.model, cells, pad_id=pretrained.vocabulary.pad_id, **compute)
+    return CellVectors(
+        vectors, {**made_by, **compute_params(pretrained, **compute)}, is_empty(cells, pretrained.tokenizer)
+    )
 
 
 def _stored_tokens(
@@ -170,7 +198,7 @@ def _stored_tokens(
     values = adata.obsm.get(keys.values) if pretrained.tokenizer.has_values else None
     cells = TokenizedCells.from_obsm(adata.obsm[keys.obsm], values)
     own = pretrained.tokenizer.params()
-    return cells, {**{key: value for key, value in made_by.items() if key not in own}, "tokens_key": tokens_key}
+    return cells, {key: value for key, value in made_by.items() if key not in own}
 
 
 def _refuse_other_tokens(made_by: dict[str, Any], pretrained: PretrainedCells, *, slot: str) -> None:
@@ -190,23 +218,3 @@ def _refuse_other_tokens(made_by: dict[str, Any], pretrained: PretrainedCells, *
         settings = ", ".join(f"{key} is {made_by.get(key)!r}, not {own[key]!r}" for key in different)
         msg = f"{slot} was tokenized in another way than model {pretrained.name!r} needs: {settings}. {fix}"
         raise ValueError(msg)
-
-
-def _report_empty(cells: TokenizedCells, pretrained: PretrainedCells) -> int:
-    """Warn of cells without any gene, and return their number."""
-    special = 1 if pretrained.tokenizer.prepend_cls else 0
-    n_empty = int((cells.lengths <= special).sum())
-    if n_empty:
-        msg = (
-            f"{n_empty} of {len(cells)} cells have no count on a known gene; they all get the vector of an empty cell."
-        )
-        warn(msg)
-    return n_empty
-
-
-def _warn_if_constant(vectors: np.ndarray) -> None:
-    if len(vectors) > 1 and np.ptp(vectors, axis=0).max() < 1e-6:
-        msg = (
-            f"All {len(vectors)} cells got the same vector. Check that the counts and genes are what the model expects."
-        )
-        warn(msg)

@@ -10,11 +10,12 @@ import pandas as pd
 import torch
 
 from sfm._keys import column_names
-from sfm.inference._loop import BatchSize, run_tokens
+from sfm.inference._loop import run_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from sfm.inference._minibatches import BatchSize
     from sfm.inference._precision import Precision
     from sfm.nn import CellForTokenClassification
     from sfm.tokenizers import TokenizedCells

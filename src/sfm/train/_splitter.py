@@ -24,7 +24,7 @@ SAMPLE_KEY = "sample"
 
 _SPLIT = ("train_idx", "val_idx", "test_idx")
 # Names in a minibatch of the categories that `setup_anndata` was given.
-_CATEGORIES = {
+CATEGORIES = {
     "batch_index": REGISTRY_KEYS.BATCH_KEY,
     "label_index": REGISTRY_KEYS.LABELS_KEY,
     "sample_index": SAMPLE_KEY,
@@ -137,7 +137,7 @@ class TokenDataSplitter(DataSplitter):
         return BucketSampler(self.cells[indices].lengths, batch_size, seed=self.seed, **options)
 
     def _codes(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        registered = {name: key for name, key in _CATEGORIES.items() if key in self.adata_manager.data_registry}
+        registered = {name: key for name, key in CATEGORIES.items() if key in self.adata_manager.data_registry}
         return {
             name: np.asarray(self.adata_manager.get_from_registry(key)).ravel()[indices].astype(np.int64)
             for name, key in registered.items()

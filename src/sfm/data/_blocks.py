@@ -1,0 +1,90 @@
+"""Tokenizing the rows of a matrix in order, part by part, where the parts are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from sfm._state import InputState, input_state, refuse_state
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from anndata import AnnData
+    from scipy import sparse
+
+    from sfm._matrix import CountMatrix
+    from sfm.tokenizers import TokenizedCells, Tokenizer
+
+
+class TokenizedBlock(NamedTuple):
+    """What became of a run of rows: their state, and unless that is wrong, tokens; and totals if wanted."""
+
+    state: InputState
+    cells: TokenizedCells | None
+    totals: np.ndarray | None
+
+
+class CountedBlock(NamedTuple):
+    """State of a run of rows, and the total of each gene, shape `(n_vars,)`."""
+
+    state: InputState
+    totals: np.ndarray
+
+
+def tokenize_block(counts: sparse.csr_matrix, tokenizer: Tokenizer, token_ids: np.ndarray) -> TokenizedBlock:
+    """Tokenize some rows if they hold what the tokenizer requires."""
+    state = input_state(counts)
+    return TokenizedBlock(state, tokenizer(counts, token_ids) if state.kind == tokenizer.requires else None, None)
+
+
+def tokenize_and_count_block(counts: sparse.csr_matrix, tokenizer: Tokenizer, token_ids: np.ndarray) -> TokenizedBlock:
+    """Tokenize some rows and sum the counts of each gene, if they hold what the tokenizer requires."""
+    state, cells, _ = tokenize_block(counts, tokenizer, token_ids)
+    return TokenizedBlock(state, cells, None if cells is None else gene_totals(counts))
+
+
+def count_block(counts: sparse.csr_matrix) -> CountedBlock:
+    """Sum the counts of each gene over some rows."""
+    state = input_state(counts)
+    return CountedBlock(state, gene_totals(counts) if state.kind == "counts" else np.zeros(counts.shape[1]))
+
+
+def gene_totals(counts: sparse.csr_matrix) -> np.ndarray:
+    """Sum the counts of each gene; float64 of shape `(n_vars,)`."""
+    totals: np.ndarray = np.bincount(counts.indices, weights=counts.data, minlength=counts.shape[1])
+    return totals
+
+
+def tokenized_blocks(
+    adata: AnnData,
+    matrix: CountMatrix,
+    tokenizer: Tokenizer,
+    token_ids: np.ndarray,
+    *,
+    with_totals: bool = False,
+    size: int | None = None,
+    start: int = 0,
+    stop: int | None = None,
+) -> Iterator[tuple[slice, TokenizedBlock]]:
+    """Yield row slices and their tokens, in order, each after the input-state gate.
+
+    Blocks of a dask array are tokenized where they are made and come as they are, so the first may begin before
+    `start` and the last end after `stop`; other matrices are read `size` rows at a time.
+    """
+    function = tokenize_and_count_block if with_totals else tokenize_block
+    blocks = matrix.mapped(function, tokenizer, token_ids, size=size, start=start, stop=stop)
+    for rows, block in blocks:
+        refuse_state(adata, matrix, block.state, requires=tokenizer.requires)
+        yield rows, block
+        del block  # or it would be held while the next is made
+
+
+def all_totals(adata: AnnData, matrix: CountMatrix, tokenizer: Tokenizer) -> np.ndarray:
+    """Sum the counts of each gene over all rows, after the input-state gate."""
+    totals = np.zeros(matrix.shape[1])
+    for _, block in matrix.mapped(count_block):
+        refuse_state(adata, matrix, block.state, requires=tokenizer.requires)
+        totals += block.totals
+    return totals

@@ -1,0 +1,162 @@
+"""Embedding what is missing of a file, part by part."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from sfm import _logging as logg
+from sfm._warn import warn
+from sfm.files._assembly import remove_assembled
+from sfm.files._errors import reading, refuse_small_disk, writing
+from sfm.files._fingerprint import describe_input, differences
+from sfm.files._parts import EmbeddingParts, Part
+from sfm.inference import embed_tokens
+from sfm.inference._cells import compute_params, embedding_params, is_empty, report_empty
+from sfm.inference._minibatches import MinibatchLimits
+from sfm.inference._prepare import prepared
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sfm.checkpoints import PretrainedCells
+    from sfm.data._stream import CellStream
+    from sfm.files._fingerprint import Fingerprint
+    from sfm.files._paths import FilePaths
+    from sfm.tokenizers import TokenizedCells
+
+_PACKAGES = ("sfm-tools", "torch", "transformers", "anndata")
+_PROGRESS_DELAY = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class FileRun:
+    """A file, a model, and all options that vectors depend on."""
+
+    paths: FilePaths
+    pretrained: PretrainedCells
+    stream: CellStream
+    shape: tuple[int, int]
+    where: dict[str, Any]
+    """`layer`, `use_raw` and `gene_symbols`."""
+    compute: dict[str, Any]
+    """`pooling`, `batch_size`, `device` and `precision`, as they run."""
+    output: dict[str, Any]
+    """`key_added` and `copy_input`."""
+
+    def fingerprint(self) -> Fingerprint:
+        """Return what must not change between the runs that share parts."""
+        described = {
+            "input": describe_input(self.paths.source, self.shape),
+            "model": self.pretrained.params(),
+            "option": {**self.where, **self.compute, **self.output},
+            "setting": {"window_size": self.stream.window_size},
+            "version of": {name: version(name) for name in _PACKAGES},
+        }
+        found: Fingerprint = json.loads(json.dumps(described, default=str))  # as it will be read again
+        return found
+
+    def parts(self) -> EmbeddingParts:
+        """Return where parts are stored."""
+        return EmbeddingParts(self.paths.parts, n_obs=self.stream.n_obs, window_size=self.stream.window_size)
+
+    def begin(self, parts: EmbeddingParts, fingerprint: Fingerprint, *, overwrite: bool) -> None:
+        """Go on with parts that are there; raise if they are of another run, unless they may be overwritten."""
+        before = parts.run()
+        changed = [] if before is None else differences(fingerprint, before)
+        if changed and not overwrite:
+            msg = (
+                f"{str(self.paths.parts)!r} holds parts of another run: {'; '.join(changed)}. Run that call again to "
+                "finish it, or pass overwrite=True to start anew."
+            )
+            raise ValueError(msg)
+        if changed:
+            parts.clear()
+            logg.info(f"    removed the parts of another run ({'; '.join(changed)})")
+        remove_assembled(self.paths)
+        if changed or before is None:
+            with writing(self.paths):
+                parts.begin(fingerprint)
+
+    def embed(self, parts: EmbeddingParts) -> None:
+        """Compute all parts that are missing."""
+        missing = parts.missing()
+        n_left = sum(rows.stop - rows.start for rows in missing)
+        n_done = parts.n_obs - n_left
+        if n_done:
+            logg.info(f"    resumed: {n_done} of {parts.n_obs} cells were finished before")
+        bar = tqdm(
+            total=parts.n_obs,
+            initial=n_done,
+            desc="Embedding",
+            unit="cell",
+            delay=_PROGRESS_DELAY,
+            disable=not logg.show_progress(),
+        )
+        device = torch.device(self.compute["device"])
+        limits = MinibatchLimits.of(self.compute["batch_size"], device)
+        with bar, prepared(self.pretrained.model, device, self.compute["precision"]):
+            for i, (rows, cells) in enumerate(self._windows(missing)):
+                part = self._embed_window(rows, cells, progress=bar, limits=limits)
+                with writing(self.paths):
+                    parts.write(part)
+                if i == 0:
+                    self.refuse_small_disk(parts)
+
+    def _windows(self, missing: list[slice]) -> Iterator[tuple[slice, TokenizedCells]]:
+        for rows in missing:
+            windows = self.stream.windows(start=rows.start, stop=rows.stop)
+            while True:
+                with reading(self.paths):
+                    window = next(windows, None)
+                if window is None:
+                    break
+                yield window
+
+    def _embed_window(self, rows: slice, cells: TokenizedCells, **kwargs: Any) -> Part:
+        vectors = embed_tokens(
+            self.pretrained.model, cells, pad_id=self.pretrained.vocabulary.pad_id, **self.compute, **kwargs
+        )
+        n_empty = int(is_empty(cells, self.pretrained.tokenizer).sum())
+        return Part(rows.start, np.ascontiguousarray(vectors), n_empty)
+
+    def refuse_small_disk(self, parts: EmbeddingParts) -> None:
+        """Raise if it can be seen that parts or output will not fit on the disk."""
+        n_bytes = parts.bytes_left()
+        if self.output["copy_input"]:
+            n_bytes += describe_input(self.paths.source, self.shape)["size"]
+        refuse_small_disk(self.paths, n_bytes)
+
+    def refuse_changed_input(self, fingerprint: Fingerprint) -> None:
+        """Raise if the input is not what it was when the run began."""
+        changed = differences({"input": describe_input(self.paths.source, self.shape)}, {"input": fingerprint["input"]})
+        if changed:
+            msg = (
+                f"{str(self.paths.source)!r} was changed while it was read: {'; '.join(changed)}. Run the call again with "
+                "overwrite=True, to start anew."
+            )
+            raise ValueError(msg)
+
+    def params(self, parts: EmbeddingParts) -> dict[str, Any]:
+        """Return provenance as :func:`sfm.tl.embed` writes it, and warn of what it warns of."""
+        n_empty, low, high = 0, np.inf, -np.inf
+        for part in parts:
+            n_empty += part.n_empty
+            low, high = np.minimum(low, part.vectors.min(axis=0)), np.maximum(high, part.vectors.max(axis=0))
+        report_empty(n_empty, parts.n_obs)
+        if parts.n_obs > 1 and np.max(high - low) < 1e-6:
+            report_constant(parts.n_obs)
+        source = {"tokens_key": None, **self.stream.params(), **compute_params(self.pretrained, **self.compute)}
+        options = {"layer": self.where["layer"], "use_raw": self.where["use_raw"], "n_empty": n_empty}
+        return embedding_params(self.pretrained, source, **options)
+
+
+def report_constant(n_obs: int) -> None:
+    """Warn that all cells have the same vector."""
+    warn(f"All {n_obs} cells got the same vector. Check that the counts and genes are what the model expects.")
