@@ -123,7 +123,8 @@ def test_scanpy_signature(name: str) -> None:
     if copy is not None:
         assert copy.kind is inspect.Parameter.KEYWORD_ONLY
         assert copy.default is False
-        assert signature.return_annotation == "AnnData | None"
+        plan = "EmbeddingPlan | " if "dry_run" in signature.parameters else ""
+        assert signature.return_annotation == f"AnnData | {plan}None"
 
 
 @pytest.mark.parametrize("name", SCANPY_STYLE)

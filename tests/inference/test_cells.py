@@ -171,7 +171,7 @@ def test_a_backed_view_is_loaded_when_it_is_written_to(
     if suffix == "h5ad":
         adata = ad.read_h5ad(tmp_path / "cells.h5ad", backed="r")
         view = adata[rows]
-        with pytest.warns(UserWarning, match="view of a backed AnnData. Loading its cells into memory"):
+        with pytest.warns(UserWarning, match="view of a backed AnnData. Making a copy"):
             sfm.tl.embed(view, pretrained)
         adata.file.close()
     else:

@@ -11,7 +11,6 @@ from sfm._matrix import select_matrix
 from sfm.data import encode_cells, stream_cells
 from sfm.genes import align_genes
 from sfm.inference import _cells as inference
-from sfm.inference._cells import CellVectors as CellVectors  # for the files beside this one
 from sfm.inference._cells import is_empty
 from sfm.inference._precision import choose_device, choose_precision
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from sfm.checkpoints import PretrainedCells
     from sfm.data._encode import EncodedCells
     from sfm.genes import GeneVocabulary
+    from sfm.inference._cells import CellVectors
     from sfm.tokenizers import TokenizedCells, Tokenizer
 
 QUERY = "The query"

@@ -3,12 +3,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from sfm.annotation._embed import QUERY, REFERENCE, CellVectors, embed_cells, known_genes, naming
+from sfm.annotation._embed import QUERY, REFERENCE, embed_cells, known_genes, naming
 from sfm.annotation._overlap import shared_genes
 from sfm.annotation._provenance import DEFAULT_REP, both_embedded, stored_vectors
 from sfm.annotation._reference import Prediction
 from sfm.annotation._vector_annotator import VectorAnnotator
 from sfm.checkpoints._resolve import resolve_model
+from sfm.inference._cells import CellVectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

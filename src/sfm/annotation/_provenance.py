@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sfm.annotation._embed import CellVectors
+from sfm.inference._cells import CellVectors
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -10,8 +10,8 @@ import numpy as np
 
 from sfm._warn import warn
 from sfm.data._stream import CellStream, stream_cells
-from sfm.inference import _loop
 from sfm.inference._embed import embed_tokens
+from sfm.inference._loop import cell_bar
 from sfm.inference._minibatches import MinibatchLimits
 from sfm.inference._precision import choose_device, choose_precision
 from sfm.inference._prepare import in_eval_mode
@@ -146,7 +146,7 @@ def _embed_here(  # noqa: PLR0917
     stop: int,
 ) -> Iterator[Embedded]:
     limits = MinibatchLimits.of(batch_size, device)
-    with _loop._bar(None, stop - start, "Embedding") as progress, in_eval_mode(pretrained.model, device):
+    with cell_bar(None, stop - start, "Embedding") as progress, in_eval_mode(pretrained.model, device):
         for rows, cells in stream.windows(start=start, stop=stop):
             vectors = embed_tokens(
                 pretrained.model,

@@ -75,11 +75,11 @@ def run_tokens(
     chosen = choose_device(device)
     in_precision = choose_precision(precision, chosen)
     limits = MinibatchLimits.of(batch_size, chosen) if limits is None else limits
-    with prepared(model, chosen, in_precision), _bar(progress, len(cells), doing) as bar:
+    with prepared(model, chosen, in_precision), cell_bar(progress, len(cells), doing) as bar:
         return _Loop(compute, cells, pad_id, chosen, limits).run(bar)
 
 
-def _bar(progress: tqdm[Any] | None, n_cells: int, doing: str) -> Any:
+def cell_bar(progress: tqdm[Any] | None, n_cells: int, doing: str) -> Any:
     if progress is not None:
         return nullcontext(progress)
     return tqdm(total=n_cells, desc=doing, unit="cell", delay=_PROGRESS_DELAY, disable=not logg.show_progress())

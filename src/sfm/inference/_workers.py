@@ -10,8 +10,8 @@ from tqdm.auto import tqdm
 from sfm._matrix._dask import find_client, is_dask, map_row_blocks
 from sfm._state import InputState, refuse_state
 from sfm.data._blocks import tokenize_block
-from sfm.inference import _loop
 from sfm.inference._embed import embed_tokens
+from sfm.inference._loop import cell_bar
 from sfm.inference._precision import choose_device
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def embed_on_workers(
     shared = (pretrained.model, stream.tokenizer, stream.alignment.token_ids, options)
     matrix = stream.matrix
     blocks = map_row_blocks(matrix.X, matrix.slot, embed_block, *shared, start=start, stop=stop)
-    with _loop._bar(None, stop - start, "Embedding") as progress:
+    with cell_bar(None, stop - start, "Embedding") as progress:
         for rows, block in blocks:
             refuse_state(stream.adata, matrix, block.state, requires=stream.tokenizer.requires)
             kept = slice(max(rows.start, start), min(rows.stop, stop))

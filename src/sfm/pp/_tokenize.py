@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sfm import _logging as logg
-from sfm._backed import refuse_copy_of_file, writable
 from sfm._docs import COPY, INPUT, doc_params
 from sfm._keys import token_keys
+from sfm._views import own_data, refuse_copy_of_file
 from sfm.data import encode_cells
 from sfm.pp._choose import choose_tokenizer
 
@@ -99,7 +99,7 @@ def tokenize(
     encoded = encode_cells(
         adata, chosen, layer=layer, use_raw=use_raw, gene_symbols=gene_symbols, model_name=model_name
     )
-    adata = writable(adata, copy=copy)
+    adata = own_data(adata, copy=copy)
     keys = token_keys(key_added)
     tokens, values = encoded.cells.to_obsm()
     adata.obsm[keys.obsm] = tokens

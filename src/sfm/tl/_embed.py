@@ -3,9 +3,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from sfm import _logging as logg
-from sfm._backed import refuse_copy_of_file, writable
 from sfm._docs import COPY, INPUT, doc_params
 from sfm._keys import embedding_keys, token_keys
+from sfm._views import own_data, refuse_copy_of_file
 from sfm.checkpoints._resolve import resolve_model
 from sfm.data import stream_cells
 from sfm.inference import embed_tokens
@@ -146,7 +146,7 @@ def embed(  # noqa: PLR0913
     report_empty(embedded.n_empty, adata.n_obs)
     report_constant(embedded.vectors)
 
-    adata = writable(adata, copy=copy)
+    adata = own_data(adata, copy=copy)
     keys = embedding_keys(key_added)
     adata.obsm[keys.obsm] = embedded.vectors
     source = {"tokens_key": tokens_key, **embedded.params}
