@@ -103,7 +103,7 @@ def chosen(n_steps: int) -> list[int]:
     """All steps of a short run; of a long one some, and those at the end."""
     if n_steps <= 40:
         return list(range(n_steps))
-    return sorted({*range(0, n_steps, n_steps // 16), *range(n_steps - 12, n_steps)})
+    return sorted({*range(0, n_steps, n_steps // 6), *range(n_steps - 7, n_steps)})
 
 
 def parts_of(out: Path) -> list[Path]:
