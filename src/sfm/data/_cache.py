@@ -68,7 +68,7 @@ class TokenCache:
             raise ValueError(msg) from error
         #: Token ids of all cells, end to end.
         self.input_ids = files.open_array(self.path / files.INPUT_IDS, size=n_tokens, kinds="iu")
-        #: Cell `i` owns `input_ids[indptr[i]:indptr[i + 1]]`.
+        #: Where the tokens of each cell begin, and where the last ends; shape `(n_cells + 1,)`.
         self.indptr = files.open_array(self.path / files.INDPTR, size=n_cells + 1, kinds="i")
         #: Value of each token, or `None`.
         self.values = files.open_array(self.path / files.VALUES, size=n_tokens, kinds="f") if has_values else None
