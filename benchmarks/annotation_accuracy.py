@@ -148,7 +148,9 @@ def draw(curves: dict[tuple[str, str], pd.DataFrame], path: Path) -> None:
         axis.set(title=query, xlabel="share of cells that keep a label", xlim=(0.5, 1), ylim=(0, None))
     axes[0, 0].set_ylabel("wrong labels among them (%)")
     lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
-    figure.legend(lines.values(), lines.keys(), frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0.92, 0.5))
+    figure.legend(
+        lines.values(), lines.keys(), frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0.92, 0.5)
+    )
     figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
