@@ -1,6 +1,6 @@
 """Runs of `embed_file` that are killed or run out of disk; run by test_embed_file_interrupted.
 
-Each run is a forked process, so that torch is imported once.
+Each run is a forked process, so that torch is imported once, and all scenarios are run one after the other.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ def in_child(function: Callable[[], object], *, kill_after: float | None = None)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def watch_files(folder: Path, act: Callable[[int], None]) -> None:
-    """Call `act` with the number of the step before each operation of this process on files in a folder."""
+def watch_files(folder: Path, act: Callable[[int, str], None]) -> None:
+    """Call `act` with the number of the step, and the file, before each operation of this process in a folder."""
     step = 0
 
     def hook(event: str, args: tuple[object, ...]) -> None:
         nonlocal step
         if event in FILE_EVENTS and str(folder) in str(args[0]):
             step += 1
-            act(step - 1)
+            act(step - 1, str(args[0]))
 
     sys.addaudithook(hook)
 
@@ -68,27 +68,27 @@ def digest(path: Path) -> str:
 
 
 def every_step(folder: Path, suffix: str, copy_input: str) -> dict[str, object]:
-    """Kill a run at each of its file operations (at some, if there are many), and let another one complete it."""
-    sfm.settings.window_size = 8
-    cells, counted = folder / f"cells{suffix}", folder / "counted"
+    """Kill a run at its file operations, and let another one complete it."""
+    sfm.settings.window_size = 10
+    cells = folder / f"cells{suffix}"
 
-    def embed(out: Path, act: Callable[[int], None] | None = None) -> None:
+    def embed(out: Path, act: Callable[[int, str], None] | None = None) -> None:
         if act is not None:
             watch_files(out.parent, act)
         embed_file(cells, MODEL, out, copy_input=copy_input == "copy")
 
-    def run(out: Path, act: Callable[[int], None] | None = None) -> int:
+    def run(out: Path, act: Callable[[int, str], None] | None = None) -> int:
         out.parent.mkdir(exist_ok=True)
         return in_child(lambda: embed(out, act))
 
-    reference = folder / "reference" / f"out{suffix}"
-    descriptor = os.open(counted, os.O_CREAT | os.O_WRONLY)
-    assert run(reference, lambda step: os.pwrite(descriptor, f"{step:09d}".encode(), 0)) == 0
-    n_steps = int(counted.read_text()) + 1
+    reference, seen = folder / "reference" / f"out{suffix}", folder / "seen"
+    descriptor = os.open(seen, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    assert run(reference, lambda _, path: os.write(descriptor, f"{path}\n".encode())) == 0
+    steps = chosen(seen.read_text().splitlines(), all_of_them=(suffix, copy_input) == (".h5ad", "no"))
     wrong = []
-    for step in chosen(n_steps):
+    for step in steps:
         out = folder / str(step) / f"out{suffix}"
-        status = run(out, lambda now, step=step: os.kill(os.getpid(), signal.SIGKILL) if now == step else None)
+        status = run(out, lambda now, _, step=step: os.kill(os.getpid(), signal.SIGKILL) if now == step else None)
         early = out.exists() and digest(out) != digest(reference)
         # Once nothing but the lock is left, the run is over: its output is there, and not replaced without asking.
         is_over = out.exists() and not {path.name for path in parts_of(out)} - {"lock", "writer.json"}
@@ -96,14 +96,18 @@ def every_step(folder: Path, suffix: str, copy_input: str) -> dict[str, object]:
         left = sorted(path.name for path in out.parent.iterdir())
         if status != KILLED or early or again != is_over or left != [out.name] or digest(out) != digest(reference):
             wrong.append([step, status, early, is_over, again, left])
-    return {"steps": n_steps, "wrong": wrong}
+    return {"steps": steps, "wrong": wrong}
 
 
-def chosen(n_steps: int) -> list[int]:
-    """All steps of a short run; of a long one some, and those at the end."""
-    if n_steps <= 40:
+def chosen(paths: list[str], *, all_of_them: bool) -> list[int]:
+    """All steps; or those behind the parts, which are the same for all formats: if there are many, some and the last."""
+    n_steps = len(paths)
+    if all_of_them:
         return list(range(n_steps))
-    return sorted({*range(0, n_steps, n_steps // 6), *range(n_steps - 7, n_steps)})
+    first = max(i for i, path in enumerate(paths) if "/part-" in path and path.endswith(".new")) + 1
+    if n_steps - first <= 25:
+        return list(range(first, n_steps))
+    return sorted({*range(first, n_steps, (n_steps - first) // 7), *range(n_steps - 7, n_steps)})
 
 
 def parts_of(out: Path) -> list[Path]:
@@ -171,14 +175,31 @@ def full_disk(folder: Path, suffix: str, n_bytes: str) -> dict[str, object]:
     }
 
 
-def main(scenario: str, folder: str, suffix: str, option: str) -> None:
-    """Make the input, run a scenario, and print what came of it."""
-    n_cells = {"every_step": 20, "any_moment": 240, "full_disk": 160}[scenario]
-    adata = toy_cells(n_cells, n_genes=60)
-    path = Path(folder) / f"cells{suffix}"
-    adata.write_zarr(path) if suffix == ".zarr" else adata.write_h5ad(path)
-    embed_file(path, MODEL, Path(folder) / f"first{suffix}")  # compiles, so that no child has to
-    print(json.dumps(globals()[scenario](Path(folder), suffix, option)))  # noqa: T201
+SCENARIOS = [
+    (every_step, ".h5ad", "no"),
+    (every_step, ".h5ad", "copy"),
+    (every_step, ".zarr", "no"),
+    (every_step, ".zarr", "copy"),
+    (any_moment, ".h5ad", "0"),
+    (any_moment, ".h5ad", "1"),
+    (full_disk, ".h5ad", "2500"),
+    (full_disk, ".h5ad", "6000"),
+]
+N_CELLS = {every_step: 20, any_moment: 240, full_disk: 160}
+
+
+def main(parent: str) -> None:
+    """Make the input of each scenario, run it, and print what came of it."""
+    found = {}
+    for scenario, suffix, option in SCENARIOS:
+        name = f"{scenario.__name__} {suffix} {option}"
+        folder = Path(parent) / name
+        folder.mkdir()
+        path = folder / f"cells{suffix}"
+        getattr(toy_cells(N_CELLS[scenario], n_genes=60), f"write_{suffix[1:]}")(path)
+        embed_file(path, MODEL, folder / f"first{suffix}")  # compiles, so that no child has to
+        found[name] = scenario(folder, suffix, option)
+    print(json.dumps(found))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from sfm.data import encode_cells, stream_cells
 from sfm.genes import align_genes
 from sfm.inference import _cells as inference
 from sfm.inference._cells import is_empty
-from sfm.inference._precision import choose_device, choose_precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +46,11 @@ class SharedGenes:
         self.tokenizer = tokenizer
         self.vocabulary = tokenizer.vocabulary
         self.requires = tokenizer.requires
-        self.prepend_cls = tokenizer.prepend_cls
+        self.obs_columns = tokenizer.obs_columns
+        self.context_value = tokenizer.context_value
+        self.depends_on_order = tokenizer.depends_on_order
+        self.n_special = tokenizer.n_special
+        self.context_tokens = tokenizer.context_tokens
         self.token_ids = token_ids
 
     def __call__(self, counts: sparse.csr_matrix, gene_ids: np.ndarray) -> TokenizedCells:
@@ -95,11 +98,3 @@ def embed_cells(
     tokenizer: Any = SharedGenes(pretrained.tokenizer, genes)
     stream = stream_cells(adata, tokenizer, **where, model_name=f"Model {pretrained.name!r}")
     return inference.embed_cells(pretrained, stream, **compute)
-
-
-def compute_params(compute: dict[str, Any]) -> dict[str, Any]:
-    """Provenance of where a network ran."""
-    return {
-        "precision": choose_precision(compute["precision"], compute["device"]),
-        "device": str(choose_device(compute["device"])),
-    }

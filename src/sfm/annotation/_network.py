@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from sfm.annotation._embed import compute_params, encode
+from sfm.annotation._embed import encode
 from sfm.annotation._reference import Prediction
 from sfm.inference import classify_tokens
+from sfm.inference._cells import compute_params
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -59,11 +60,12 @@ class NetworkReference:
         logits, vectors = classify_tokens(
             self.network, encoded.cells, pad_id=self.pretrained.vocabulary.pad_id, **compute
         )
+        ran = compute_params(self.pretrained, **compute)
         return Prediction(
             probabilities=softmax(logits.astype(np.float64) / self.temperature, axis=1).astype(np.float32),
             novelty=self._novelty(vectors),
             vectors=vectors,
-            params={**encoded.params(), **compute_params(compute)},
+            params={**encoded.params(), "precision": ran["precision"], "device": ran["device"]},
             codes=logits.argmax(axis=1),
             is_empty=is_empty,
         )

@@ -120,6 +120,11 @@ def read_pretrained(
     return PretrainedCells(model, tokenizer, name=name, revision=revision)
 
 
+def is_model_directory(directory: Path) -> bool:
+    """Whether a directory looks like one that :meth:`PretrainedCells.save_pretrained` wrote."""
+    return (directory / VOCABULARY).exists() or (directory / TOKENIZER).exists()
+
+
 def refuse_other_directory(directory: Path) -> None:
     """Raise unless the files of a model directory are there."""
     missing = [file for file in (CONFIG, VOCABULARY, TOKENIZER) if not (directory / file).exists()]

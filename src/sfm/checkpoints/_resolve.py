@@ -1,32 +1,46 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sfm.checkpoints._catalogue import CATALOGUE, DEFAULT_MODEL, bundled_path
-from sfm.checkpoints._files import HUB_PATTERNS, PICKLES
-from sfm.checkpoints._pretrained import PretrainedCells, read_pretrained
+from sfm.checkpoints._catalogue import DEFAULT_MODEL
+from sfm.checkpoints._licence import show_licence
+from sfm.checkpoints._locate import locate
+from sfm.checkpoints._pretrained import PretrainedCells, is_model_directory, read_pretrained
+from sfm.checkpoints._published import find_family, read_published
 from sfm.protocols import ModelProtocol
 
 if TYPE_CHECKING:
     from sfm.tokenizers import Tokenizer
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
-
-def load(name_or_path: str | Path, *, revision: str | None = None, trust_pickle: bool = False) -> PretrainedCells:
+def load(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    family: str | None = None,
+    trust_pickle: bool = False,
+    **options: Any,
+) -> PretrainedCells:
     """Load a pretrained model with its tokenizer and vocabulary.
 
     Parameters
     ----------
     name_or_path
-        A name from :func:`sfm.list_models`, a directory written by `save_pretrained`, or the id of one on the Hugging
-        Face hub (`"org/name"`), which is downloaded once and then read from its cache.
+        A name from :func:`sfm.list_models`, a directory written by `save_pretrained` or in the layout in which a model
+        was published, an archive of one (`.tar.gz`, `.zip`), or the id of one on the Hugging Face hub (`"org/name"`, or
+        `"org/name/folder"` for one in a folder of a repository). Downloads are made once and then read from the cache of
+        the hub; what is not on the hub is in `~/.cache/sfm`, or where the environment variable `SFM_CACHE` says. Nothing
+        is downloaded while `HF_HUB_OFFLINE` is set.
     revision
         Branch, tag or commit of a hub model.
+    family
+        Family of a published model, such as `"geneformer"`. Default: what its files look like.
     trust_pickle
         Read weights that are stored as a pickle. A pickle can run any code, so do this only for files you would run.
+    options
+        Options of the family of a published model, which its page lists. All have `reference=True`, which reproduces the
+        original implementation also where that is random or lets a cell's vector depend on its neighbours.
 
     Returns
     -------
@@ -35,9 +49,17 @@ def load(name_or_path: str | Path, *, revision: str | None = None, trust_pickle:
     Raises
     ------
     FileNotFoundError
-        If a directory is not there, or is not a model directory.
+        If a directory is not there or is not a model directory, or files are missing that cannot be downloaded.
+    ConnectionError
+        If a download breaks; the next call continues it.
     ValueError
-        If the name is not known, a file is damaged, or weights do not fit or are a pickle.
+        If the name is not known, a file is damaged or not the one that was published, or weights do not fit or are a
+        pickle.
+
+    Warns
+    -----
+    NonCommercialWarning
+        If the licence of the model excludes commercial use; once per process.
 
     Examples
     --------
@@ -45,40 +67,38 @@ def load(name_or_path: str | Path, *, revision: str | None = None, trust_pickle:
     >>> sfm.load("sfm-mini").tokenizer.name
     'rank'
     """
-    if isinstance(name_or_path, str) and name_or_path in {entry.name for entry in CATALOGUE}:
-        return read_pretrained(bundled_path(name_or_path), name=name_or_path)
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return read_pretrained(path, name=str(name_or_path), trust_pickle=trust_pickle)
-    if path.is_file():
-        kind = "a pickle" if path.suffix in PICKLES else "a single file"
+    found = locate(name_or_path, revision=revision)
+    return read_directory(
+        found.directory,
+        name=str(name_or_path),
+        revision=found.revision,
+        family=family or found.family,
+        trust_pickle=trust_pickle,
+        **options,
+    )
+
+
+def read_directory(
+    directory: Path,
+    *,
+    name: str,
+    revision: str | None = None,
+    family: str | None = None,
+    trust_pickle: bool = False,
+    **options: Any,
+) -> PretrainedCells:
+    """Read a directory in sfm's own layout or a published one."""
+    found = None if is_model_directory(directory) and family is None else find_family(directory, family)
+    if found is not None:
+        show_licence(found.name)
+        return read_published(directory, found, name=name, revision=revision, trust_pickle=trust_pickle, **options)
+    if options:
         msg = (
-            f"{str(name_or_path)!r} is {kind}, not a model directory. Pass the directory that `save_pretrained` wrote."
+            f"{str(directory)!r} is not in the layout of a published model, so options such as {sorted(options)[0]!r} "
+            "mean nothing to it. Leave them out."
         )
-        raise ValueError(msg)
-    if isinstance(name_or_path, str) and _HUB_ID.fullmatch(name_or_path):
-        return _load_from_hub(name_or_path, revision=revision, trust_pickle=trust_pickle)
-    known = ", ".join(repr(entry.name) for entry in CATALOGUE)
-    msg = f"Unknown model {str(name_or_path)!r}. Pass one of {known}, a directory, or a hub id ('org/name')."
-    raise ValueError(msg)
-
-
-def _load_from_hub(repo_id: str, *, revision: str | None, trust_pickle: bool) -> PretrainedCells:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    patterns = HUB_PATTERNS + ["pytorch_model.bin"] * trust_pickle
-    try:
-        directory = Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        where = "" if revision is None else f" at revision {revision!r}"
-        msg = (
-            f"Could not fetch {repo_id!r}{where} from the Hugging Face hub ({type(error).__name__}), and it is no "
-            "directory here. Check the spelling, the connection, and whether the model needs a login."
-        )
-        raise FileNotFoundError(msg) from error
-    # The snapshot folder is named after the commit, whichever branch or tag was asked for.
-    return read_pretrained(directory, name=repo_id, revision=directory.name, trust_pickle=trust_pickle)
+        raise TypeError(msg)
+    return read_pretrained(directory, name=name, revision=revision, trust_pickle=trust_pickle)
 
 
 def resolve_model(model: Any, *, tokenizer: Tokenizer | None = None) -> PretrainedCells:

@@ -51,7 +51,7 @@ def read_weights(directory: Path, *, trust_pickle: bool = False) -> dict[str, Te
     """Read the weights of a model directory."""
     path = directory / WEIGHTS
     if path.exists():
-        return _read_safetensors(path)
+        return read_safetensors(path)
     pickles = sorted(p for p in directory.iterdir() if p.suffix in PICKLES)
     if not pickles:
         msg = f"Did not find {WEIGHTS!r} in {str(directory)!r}. A model directory is written by `save_pretrained`."
@@ -66,7 +66,8 @@ def read_weights(directory: Path, *, trust_pickle: bool = False) -> dict[str, Te
     return torch.load(pickles[0], map_location="cpu", weights_only=False)
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a file, which cannot hold code."""
     with path.open("rb") as file:
         start = file.read(9)
     # Eight bytes of length, then a JSON object; pickles open with \x80, torch archives with the zip signature.

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch.utils.data import DistributedSampler
 
+from sfm.data._replicas import ReplicaSampler
 from sfm.data._sampler import length_sorted_minibatches, shuffled_minibatches
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _one_more(minibatches: list[np.ndarray]) -> list[np.ndarray]:
     return [*minibatches[:i], *parts, *minibatches[i + 1 :]]
 
 
-class BlockSampler(DistributedSampler[Pool]):
+class BlockSampler(ReplicaSampler[Pool]):
     """Yield pools of cells from a few blocks each, in a new random order of blocks each epoch.
 
     The blocks are put in random order, and their cells are dealt out to the replicas in equal runs; each replica cuts
@@ -101,16 +101,12 @@ class BlockSampler(DistributedSampler[Pool]):
         seed: int = 0,
         distributed: bool = False,
     ) -> None:
-        n_replicas, rank = (None, None) if distributed else (1, 0)
-        blocks: Any = range(len(split))  # only its length is read
-        super().__init__(blocks, n_replicas, rank, shuffle=shuffle, seed=seed)
+        super().__init__(len(split), shuffle=shuffle, seed=seed, distributed=distributed)
         self.split = split
         self.part = part
         self.batch_size = batch_size
         self.pool_size = max(pool_size // batch_size, 1) * batch_size
         self.n_cells = int(split.sizes(part).sum())
-        #: Minibatches to leave out of the next epoch, because they were seen before it was interrupted.
-        self.skip = 0
 
     @property
     def n_minibatches(self) -> int:

@@ -77,8 +77,16 @@ def tokenized_blocks(
     blocks = matrix.mapped(function, tokenizer, token_ids, size=size, start=start, stop=stop)
     for rows, block in blocks:
         refuse_state(adata, matrix, block.state, requires=tokenizer.requires)
-        yield rows, block
+        yield rows, _with_context(block, tokenizer, adata, rows)
         del block  # or it would be held while the next is made
+
+
+def _with_context(block: TokenizedBlock, tokenizer: Tokenizer, adata: AnnData, rows: slice) -> TokenizedBlock:
+    """Put the tokens that say what is known of each cell in front of its genes."""
+    context = tokenizer.context_tokens(adata.obs.iloc[rows]) if tokenizer.obs_columns else None
+    if context is None or block.cells is None:
+        return block
+    return block._replace(cells=block.cells.with_prefix(context, value=tokenizer.context_value))
 
 
 def all_totals(adata: AnnData, matrix: CountMatrix, tokenizer: Tokenizer) -> np.ndarray:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from sfm.data import _cache_files as files
-from sfm.data._block_split import block_bounds
 from sfm.data._cache_write import write_column, write_tokens
 from sfm.data._categories import Categories
 from sfm.data._collate import gather
-from sfm.data._sources import place_of
+from sfm.data._filed import FiledCells
 from sfm.genes import GeneVocabulary
 from sfm.tokenizers import TokenizedCells, Tokenizer
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
 
-class TokenCache:
+class TokenCache(FiledCells):
     """Tokenized cells on disk, read through memory maps: nothing is in memory but what is asked for.
 
     A directory of numpy arrays: `input_ids.npy` (uint16 where the vocabulary fits, else int32) with the tokens of all
@@ -63,6 +62,8 @@ class TokenCache:
             #: What the numbers in :attr:`columns` mean, for those that are categories.
             self.categories = {name: Categories.from_dict(entry) for name, entry in self._fields["categories"].items()}
             names, has_values = list(self._fields["columns"]), self._fields["has_values"]
+            sizes = [source.get("n_obs", 0) for source in self.sources]
+            self.sizes = sizes if sum(sizes) == n_cells else [n_cells]
         except (KeyError, TypeError, AttributeError) as error:
             msg = f"The description of the token cache {str(self.path)!r} is damaged ({error!r}). Write it again."
             raise ValueError(msg) from error
@@ -178,31 +179,6 @@ class TokenCache:
             Numbers of cells.
         """
         return self, rows
-
-    def place_of(self, row: int) -> str:
-        """Return the number of a cell in its file, and the name of that.
-
-        Parameters
-        ----------
-        row
-            Number of the cell among all.
-        """
-        return place_of(row, self.sources)
-
-    def block_bounds(self, block_size: int) -> np.ndarray:
-        """Divide the cells into blocks, none of which spans two of the files that they are from.
-
-        Parameters
-        ----------
-        block_size
-            Most cells in a block.
-
-        Returns
-        -------
-        Block `i` has the cells `bounds[i]` to `bounds[i + 1]`; int64.
-        """
-        sizes = [source.get("n_obs", 0) for source in self.sources]
-        return block_bounds(sizes if sum(sizes) == len(self) else [len(self)], block_size)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:

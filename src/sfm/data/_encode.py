@@ -81,7 +81,8 @@ def encode_cells(
     needs_totals = coverage_is_of_counts(alignment, tokenizer)
     totals = np.zeros(matrix.shape[1])
     parts: list[TokenizedCells] = []
-    blocks = tokenized_blocks(adata, matrix, tokenizer, alignment.token_ids, with_totals=needs_totals)
+    size = matrix.shape[0] if tokenizer.depends_on_order else None
+    blocks = tokenized_blocks(adata, matrix, tokenizer, alignment.token_ids, with_totals=needs_totals, size=size)
     for rows, block in blocks:
         if rows.start == 0 and not needs_totals:
             gate_coverage(alignment, matrix, model_name)

@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch.utils.data import DistributedSampler
+
+from sfm.data._replicas import ReplicaSampler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,11 +69,10 @@ def shuffled_minibatches(lengths: np.ndarray, order: np.ndarray, size: int, rng:
     return [minibatches[i] for i in rng.permutation(len(minibatches))]
 
 
-class BucketSampler(DistributedSampler[list[int]]):
+class BucketSampler(ReplicaSampler[list[int]]):
     """Yield lists of cells of similar length, in a new random order each epoch.
 
-    A `DistributedSampler`, so that Lightning leaves it in place and calls `set_epoch`. With several replicas each one
-    gets its share of every epoch, and the first minibatches are repeated to even out.
+    With several replicas each one gets its share of every epoch, and the first minibatches are repeated to even out.
 
     Parameters
     ----------
@@ -100,14 +100,10 @@ class BucketSampler(DistributedSampler[list[int]]):
         seed: int = 0,
         distributed: bool = False,
     ) -> None:
-        n_replicas, rank = (None, None) if distributed else (1, 0)
-        cells: Any = range(len(lengths))  # only its length is read
-        super().__init__(cells, n_replicas, rank, shuffle=shuffle, seed=seed)
+        super().__init__(len(lengths), shuffle=shuffle, seed=seed, distributed=distributed)
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.drop_incomplete = drop_last
-        #: Minibatches to leave out of the next epoch, because they were seen before it was interrupted.
-        self.skip = 0
 
     def __len__(self) -> int:
         """Minibatches of this replica per epoch."""

@@ -1,22 +1,19 @@
 from __future__ import annotations
 
-import os
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sfm._docs import INPUT, doc_params
-from sfm._matrix import select_matrix
 from sfm._settings import settings
 from sfm._state import check_input_state
-from sfm.data._block_split import block_bounds
 from sfm.data._cache import TokenCache
 from sfm.data._categories import encode_columns, read_column
 from sfm.data._encode import coverage_is_of_counts, gate_coverage, open_matrix
-from sfm.data._open import open_cells
-from sfm.data._sources import describe_file, place_of
+from sfm.data._filed import FiledCells
+from sfm.data._open_files import OpenFiles
+from sfm.data._sources import describe_file
 from sfm.data._stream import in_background
 from sfm.genes import align_genes
 from sfm.tokenizers import TokenizedCells
@@ -26,12 +23,9 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
 
-    from sfm._matrix import CountMatrix
     from sfm.data._categories import Categories, NamedValues
     from sfm.tokenizers import Tokenizer
 
-# Files that a process keeps open at once.
-_MOST_OPEN = 16
 # Cells whose counts say which genes matter, where the vocabulary does not.
 _PROBE_ROWS = 4096
 # Rows that are passed over rather than read anew.
@@ -39,7 +33,7 @@ _FARTHEST = 256
 
 
 @doc_params(input=INPUT)
-class CellShards:
+class CellShards(FiledCells):
     """Cells of one or several files, one after the other, tokenized when they are read.
 
     Indexed as :class:`sfm.TokenizedCells` are: `shards[rows]` reads the counts of these cells, checks them and returns
@@ -86,11 +80,9 @@ class CellShards:
         self.where: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_symbols": gene_symbols}
         #: Columns of `obs` by the name that their numbers have in a minibatch.
         self.keys = {name: key for name, key in (("batch_index", batch_key), ("label_index", labels_key)) if key}
-        #: Cells of each file.
-        self.sizes: list[int] = []
+        self.sizes = []
         self._token_ids: list[np.ndarray] = []
-        self._open: dict[int, tuple[ExitStack, AnnData, CountMatrix]] = {}
-        self._process = os.getpid()
+        self._files = OpenFiles(self.paths, self.where)
         #: Numbers of each cell by name, such as those of its label and of its biological batch.
         self.columns: dict[str, np.ndarray] = {}
         #: What these numbers mean.
@@ -102,7 +94,7 @@ class CellShards:
         columns: dict[str, list[NamedValues]] = {name: [] for name in self.keys}
         for i, path in enumerate(self.paths):
             try:
-                _, adata, _ = self._file(i)
+                adata = self.adata(i)
                 self._token_ids.append(self._matched(adata))
                 for name, key in self.keys.items():
                     columns[name].append(read_column(adata.obs, key))
@@ -128,40 +120,13 @@ class CellShards:
         """What messages call the owner of the vocabulary."""
         return f"The tokenizer {self.tokenizer.name!r}"
 
-    def _file(self, i: int) -> tuple[ExitStack, AnnData, CountMatrix]:
-        """Open a file, or return it if this process has it open."""
-        if self._process != os.getpid():  # handles of HDF5 must not be shared with a parent
-            self._open, self._process = {}, os.getpid()
-        if i not in self._open:
-            while len(self._open) >= _MOST_OPEN:
-                self._open.pop(next(iter(self._open)))[0].close()
-            stack = ExitStack()
-            adata = stack.enter_context(open_cells(self.paths[i]))
-            self._open[i] = stack, adata, select_matrix(adata, **self.where)
-        return self._open[i]
-
     def close(self) -> None:
         """Close the files; they are opened again when they are needed."""
-        while self._open:
-            self._open.popitem()[1][0].close()
+        self._files.close()
 
     def __len__(self) -> int:
         """Cells."""
         return int(self._ends[-1])
-
-    def block_bounds(self, block_size: int) -> np.ndarray:
-        """Divide the cells into blocks, none of which spans two files.
-
-        Parameters
-        ----------
-        block_size
-            Most cells in a block.
-
-        Returns
-        -------
-        Block `i` has the cells `bounds[i]` to `bounds[i + 1]`; int64.
-        """
-        return block_bounds(self.sizes, block_size)
 
     def __getitem__(self, rows: np.ndarray | Sequence[int]) -> TokenizedCells:
         """Read and tokenize cells, given by their numbers, in that order."""
@@ -196,7 +161,7 @@ class CellShards:
                 yield i, rows[places[i] : places[i + 1]] - self._ends[i]
 
     def _tokens(self, i: int, rows: np.ndarray) -> TokenizedCells:
-        _, adata, matrix = self._file(i)
+        adata, matrix = self._files[i]
         first, last = int(rows[0]), int(rows[-1])
         counts = matrix.reader.read(first, last + 1)
         if counts.shape[0] > rows.size:
@@ -208,16 +173,6 @@ class CellShards:
             raise
         return self.tokenizer(counts, self._token_ids[i])
 
-    def place_of(self, row: int) -> str:
-        """Return the number of a cell in its file, and the name of that.
-
-        Parameters
-        ----------
-        row
-            Number of the cell among all.
-        """
-        return place_of(row, self.sources)
-
     def adata(self, i: int) -> AnnData:
         """Open a file, with its matrices left on disk.
 
@@ -226,7 +181,7 @@ class CellShards:
         i
             Number of the file.
         """
-        return self._file(i)[1]
+        return self._files[i][0]
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -285,9 +240,6 @@ class CellShards:
     def _windows(self) -> Iterator[TokenizedCells]:
         size = settings.window_size
         return (self[np.arange(first, min(first + size, len(self)))] for first in range(0, len(self), size))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
 
     def __repr__(self) -> str:
         return f"CellShards with {len(self)} cells in {len(self.paths)} files, {self.tokenizer!r}"

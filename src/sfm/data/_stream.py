@@ -47,7 +47,7 @@ class CellStream:
         self.matrix = matrix
         self.tokenizer = tokenizer
         self.alignment = alignment
-        self.window_size = int(settings.window_size)
+        self.window_size = matrix.shape[0] if tokenizer.depends_on_order else int(settings.window_size)
 
     @property
     def n_obs(self) -> int:

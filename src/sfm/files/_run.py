@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from sfm import _logging as logg
-from sfm._warn import warn
 from sfm.files._assembly import remove_assembled
 from sfm.files._errors import reading, refuse_small_disk, writing
 from sfm.files._fingerprint import describe_input, differences
 from sfm.files._parts import EmbeddingParts, Part
 from sfm.inference import embed_tokens
-from sfm.inference._cells import compute_params, embedding_params, is_empty, report_empty
+from sfm.inference._cells import PACKAGES, compute_params, embedding_params, is_empty, report_constant, report_empty
+from sfm.inference._loop import cell_bar
 from sfm.inference._minibatches import MinibatchLimits
 from sfm.inference._prepare import prepared
 
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from sfm.files._fingerprint import Fingerprint
     from sfm.files._paths import FilePaths
     from sfm.tokenizers import TokenizedCells
-
-_PACKAGES = ("sfm-tools", "torch", "transformers", "anndata")
-_PROGRESS_DELAY = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +53,7 @@ class FileRun:
             "model": self.pretrained.params(),
             "option": {**self.where, **self.compute, **self.output},
             "setting": {"window_size": self.stream.window_size},
-            "version of": {name: version(name) for name in _PACKAGES},
+            "version of": {name: version(name) for name in PACKAGES},
         }
         found: Fingerprint = json.loads(json.dumps(described, default=str))  # as it will be read again
         return found
@@ -91,19 +87,12 @@ class FileRun:
         n_done = parts.n_obs - n_left
         if n_done:
             logg.info(f"    resumed: {n_done} of {parts.n_obs} cells were finished before")
-        bar = tqdm(
-            total=parts.n_obs,
-            initial=n_done,
-            desc="Embedding",
-            unit="cell",
-            delay=_PROGRESS_DELAY,
-            disable=not logg.show_progress(),
-        )
         device = torch.device(self.compute["device"])
         limits = MinibatchLimits.of(self.compute["batch_size"], device)
-        with bar, prepared(self.pretrained.model, device, self.compute["precision"]):
+        bar = cell_bar(None, parts.n_obs, "Embedding", initial=n_done)
+        with bar as progress, prepared(self.pretrained.model, device, self.compute["precision"]):
             for i, (rows, cells) in enumerate(self._windows(missing)):
-                part = self._embed_window(rows, cells, progress=bar, limits=limits)
+                part = self._embed_window(rows, cells, progress=progress, limits=limits)
                 with writing(self.paths):
                     parts.write(part)
                 if i == 0:
@@ -150,13 +139,7 @@ class FileRun:
             n_empty += part.n_empty
             low, high = np.minimum(low, part.vectors.min(axis=0)), np.maximum(high, part.vectors.max(axis=0))
         report_empty(n_empty, parts.n_obs)
-        if parts.n_obs > 1 and np.max(high - low) < 1e-6:
-            report_constant(parts.n_obs)
+        report_constant(np.stack([low, high]), parts.n_obs)
         source = {"tokens_key": None, **self.stream.params(), **compute_params(self.pretrained, **self.compute)}
         options = {"layer": self.where["layer"], "use_raw": self.where["use_raw"], "n_empty": n_empty}
         return embedding_params(self.pretrained, source, **options)
-
-
-def report_constant(n_obs: int) -> None:
-    """Warn that all cells have the same vector."""
-    warn(f"All {n_obs} cells got the same vector. Check that the counts and genes are what the model expects.")

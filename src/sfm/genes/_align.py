@@ -28,7 +28,7 @@ def align_genes(names: Iterable[str], vocabulary: GeneVocabulary, *, totals: Arr
 
     The first rule that finds a gene decides:
 
-    1. The name is a gene id of the vocabulary (`exact`).
+    1. The name is a gene id of the vocabulary (`exact`), or one of its aliases (`model_alias`).
     2. The name is an Ensembl id that the vocabulary has, once case, version, the mark of a pseudoautosomal Y copy, or
        what a compound joins to it are ignored (`version_stripped`).
     3. The name is a symbol of the vocabulary (`via_symbol`). Case matters. If several of its genes share the symbol,
@@ -44,6 +44,8 @@ def align_genes(names: Iterable[str], vocabulary: GeneVocabulary, *, totals: Arr
        in mouse than in human.
     7. Nothing is found, but the name ends in `-1` or `.1` and so on, and without that it is a known name of the same
        set, as :meth:`anndata.AnnData.var_names_make_unique` and R leave it (`made_unique`).
+
+    A vocabulary with another `matching` than `"all"` knows rule 1 alone.
 
     Everything else is `other_species` if an Ensembl id says so, and `unknown` otherwise. For a vocabulary without
     species, rules 4 to 6 do not apply. Rules 4 to 6 use the tables of :func:`~sfm.genes.gene_tables`. The order of the
@@ -84,7 +86,8 @@ def align_genes(names: Iterable[str], vocabulary: GeneVocabulary, *, totals: Arr
     species, symbol_species = species_of_names(parsed, symbols)
     index = vocabulary_index(vocabulary)
     matches = [index.find(name, parts, symbol_species) for name, parts in zip(columns, parsed, strict=True)]
-    matches = _undo_make_unique(columns, matches)
+    if vocabulary.matching == "all":
+        matches = _undo_make_unique(columns, matches)
     rows = np.array([row for row, _ in matches], dtype=np.int64)
     known = rows >= 0
     token_ids = np.full(len(columns), -1, dtype=np.int32)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 #: How a gene can be matched, or why it was not.
 FATES = (
     "exact",
+    "model_alias",
     "version_stripped",
     "via_symbol",
     "via_ensembl_id",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import numpy as np
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+Matching = Literal["all", "exact", "any_case"]
 _MAX_TOKEN_ID = np.iinfo(np.int32).max
 
 
@@ -121,6 +122,24 @@ def expression_of(expression: ArrayLike, n_genes: int) -> np.ndarray:
         raise ValueError(msg)
     # Shares that were scaled before stay as they are, to the last bit.
     return _frozen(values if abs(total - 1) < 1e-9 else values / total)
+
+
+def matching_of(matching: str) -> Matching:
+    """Return one of the ways of matching."""
+    if matching not in get_args(Matching):
+        msg = f"Unknown matching={matching!r}. Choose one of {', '.join(map(repr, get_args(Matching)))}."
+        raise ValueError(msg)
+    return cast("Matching", matching)
+
+
+def aliases_of(aliases: Mapping[str, str], gene_ids: Sequence[str]) -> dict[str, str]:
+    """Return other names of genes; the genes must be there."""
+    names = {str(name): str(gene_id) for name, gene_id in aliases.items()}
+    unknown = sorted(set(names.values()) - set(gene_ids))
+    if unknown:
+        msg = f"aliases names {unknown[0]!r}, which is none of gene_ids. Leave out aliases of genes that are not there."
+        raise ValueError(msg)
+    return names
 
 
 def _numbers(name: str, values: ArrayLike, n_genes: int) -> np.ndarray:

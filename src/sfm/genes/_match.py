@@ -31,6 +31,10 @@ class VocabularyIndex:
         other = {"human": "mouse", "mouse": "human"}.get(vocabulary.species or "")
         self.other_species, self.other_tables = other, tables.of(other)
         self.by_name = {name: row for row, name in enumerate(vocabulary.gene_ids)}
+        self.by_alias = {name: self.by_name[gene_id] for name, gene_id in vocabulary.aliases.items()}
+        self.matching = vocabulary.matching
+        capitals = {name.upper(): row for name, row in reversed(self.by_name.items())}
+        self.by_capitals = capitals | {name.upper(): row for name, row in self.by_alias.items()}
         self.by_ensembl: dict[str, int] = {}
         self.by_symbol: dict[str, int] = {}
         self.by_previous: dict[str, int] = {}
@@ -58,6 +62,11 @@ class VocabularyIndex:
             return self.by_name[name], "exact"
         if parsed.style == "empty":
             return UNKNOWN
+        if self.matching != "all":
+            return self._find_alone(name)
+        alias = parsed.ensembl_id or name
+        if alias in self.by_alias:
+            return self.by_alias[alias], "model_alias"
         if not parsed.ensembl_id:
             return self._find_symbol(name, symbol_species)
         if parsed.ensembl_id in self.by_ensembl:
@@ -70,6 +79,13 @@ class VocabularyIndex:
             found = self._find_symbol(parsed.rest, species)
         is_foreign = found[0] < 0 and self.species is not None and species != self.species
         return OTHER_SPECIES if is_foreign else found
+
+    def _find_alone(self, name: str) -> Match:
+        """Find what is neither an exact gene id nor to be looked up in tables."""
+        if name in self.by_alias:
+            return self.by_alias[name], "model_alias"
+        row = self.by_capitals.get(name.upper(), -1) if self.matching == "any_case" else -1
+        return (row, "via_symbol") if row >= 0 else UNKNOWN
 
     def _find_id(self, ensembl_id: str, species: str) -> Match:
         tables = self._tables_of(species)

@@ -34,6 +34,8 @@ def plain(vocabulary: GeneVocabulary) -> dict[str, Any]:
         "token_ids": vocabulary.token_ids.tolist(),
         "medians": None if medians is None else medians.tolist(),
         "expression": None if expression is None else expression.tolist(),
+        **({"aliases": dict(vocabulary.aliases)} if vocabulary.aliases else {}),
+        **({"matching": vocabulary.matching} if vocabulary.matching != "all" else {}),
     }
 
 
@@ -54,6 +56,7 @@ def arguments(fields: Mapping[str, Any], source: str = "the dictionary") -> dict
         msg = f"{source} lacks {missing!r} of a gene vocabulary. Write it again with GeneVocabulary.save."
         raise ValueError(msg)
     given = {name: fields[name] for name in _FIELDS}
+    given |= {"aliases": fields.get("aliases"), "matching": fields.get("matching", "all")}
     return given | {"symbols": given["gene_ids"] if given["symbols"] is None else given["symbols"]}
 
 
@@ -83,6 +86,10 @@ def digest(vocabulary: GeneVocabulary) -> str:
         "special_tokens": sorted(vocabulary.special_tokens.items()),
         "species": vocabulary.species,
     }
+    if vocabulary.aliases:
+        texts["aliases"] = sorted(vocabulary.aliases.items())
+    if vocabulary.matching != "all":
+        texts["matching"] = vocabulary.matching
     sha.update(json.dumps(texts, separators=(",", ":"), sort_keys=True).encode())
     arrays = (("token_ids", "<i4"), ("medians", "<f8"), ("expression", "<f8"))
     for name, dtype in arrays:

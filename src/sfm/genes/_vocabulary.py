@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import ArrayLike
 
+    from sfm.genes._fields import Matching
+
 SPECIAL_TOKENS = {"<pad>": 0, "<mask>": 1, "<cls>": 2, "<eos>": 3}
 
 
@@ -41,6 +43,11 @@ class GeneVocabulary:
         the cells that express it, as in Geneformer (Theodoris et al., 2023, Nature 618, 616-624).
     expression
         Share of a cell's counts that the model expects on each gene; it is scaled to sum to 1.
+    aliases
+        Further names that the model itself gives its genes, such as retired ids: gene id by name.
+    matching
+        Rules by which genes of a data set are found: `"all"` of :func:`~sfm.genes.align_genes`, or as reference
+        implementations do, gene ids and aliases alone, `"exact"` or in `"any_case"`.
     species
         `"human"`, `"mouse"` or any other name. Default: what the Ensembl ids say if they all agree, else `None`, and
         then genes are never matched by previous symbols, tables or orthologs.
@@ -55,6 +62,10 @@ class GeneVocabulary:
         Dictionary of token ids.
     medians, expression
         float64 of shape `(n_genes,)`, or `None`.
+    aliases
+        Dictionary of gene ids.
+    matching
+        Text.
     species
         Text or `None`.
 
@@ -84,6 +95,8 @@ class GeneVocabulary:
         special_tokens: Mapping[str, int] | None = None,
         medians: ArrayLike | None = None,
         expression: ArrayLike | None = None,
+        aliases: Mapping[str, str] | None = None,
+        matching: Matching = "all",
         species: str | None = None,
     ) -> None:
         self.gene_ids = _fields.unique_names(gene_ids)
@@ -94,6 +107,8 @@ class GeneVocabulary:
         self.token_ids = _fields.token_ids_of(token_ids, self.gene_ids, self.special_tokens)
         self.medians = None if medians is None else _fields.medians_of(medians, n_genes)
         self.expression = None if expression is None else _fields.expression_of(expression, n_genes)
+        self.matching = _fields.matching_of(matching)
+        self.aliases = _fields.aliases_of(aliases or {}, self.gene_ids)
 
     @classmethod
     def from_adata(

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
     Embedded = tuple[slice, np.ndarray, np.ndarray]
 
+#: Packages whose versions vectors may depend on.
+PACKAGES = ("sfm-tools", "torch", "transformers", "anndata")
+
 
 @dataclass(frozen=True, eq=False)
 class CellVectors:
@@ -145,7 +148,7 @@ def _embed_here(  # noqa: PLR0917
     start: int,
     stop: int,
 ) -> Iterator[Embedded]:
-    limits = MinibatchLimits.of(batch_size, device)
+    limits = MinibatchLimits.for_model(pretrained.model, batch_size, device)
     with cell_bar(None, stop - start, "Embedding") as progress, in_eval_mode(pretrained.model, device):
         for rows, cells in stream.windows(start=start, stop=stop):
             vectors = embed_tokens(
@@ -168,7 +171,7 @@ def _refuse_other_shape(out: np.ndarray, shape: tuple[int, int]) -> None:
 
 def is_empty(cells: TokenizedCells, tokenizer: Tokenizer) -> np.ndarray:
     """Return which cells have no count on a known gene; shape `(cells,)`."""
-    return cells.lengths <= int(tokenizer.prepend_cls)
+    return cells.lengths <= tokenizer.n_special
 
 
 def compute_params(
@@ -209,7 +212,7 @@ def embedding_params(
         "layer": layer,
         "use_raw": use_raw,
         "n_empty_cells": n_empty,
-        **{f"{name}_version": version(name) for name in ("sfm-tools", "torch", "transformers", "anndata")},
+        **{f"{name}_version": version(name) for name in PACKAGES},
     }
 
 
@@ -220,10 +223,8 @@ def report_empty(n_empty: int, n_obs: int) -> None:
         warn(msg)
 
 
-def report_constant(vectors: np.ndarray) -> None:
-    """Warn if all cells have the same vector."""
-    if len(vectors) > 1 and np.ptp(vectors, axis=0).max() < 1e-6:
-        msg = (
-            f"All {len(vectors)} cells got the same vector. Check that the counts and genes are what the model expects."
-        )
-        warn(msg)
+def report_constant(vectors: np.ndarray, n_obs: int | None = None) -> None:
+    """Warn if all cells have the same vector; the extremes of each dimension are enough, with the number of cells."""
+    n_obs = len(vectors) if n_obs is None else n_obs
+    if n_obs > 1 and np.ptp(vectors, axis=0).max() < 1e-6:
+        warn(f"All {n_obs} cells got the same vector. Check that the counts and genes are what the model expects.")

@@ -74,15 +74,17 @@ def run_tokens(
         raise ValueError(msg)
     chosen = choose_device(device)
     in_precision = choose_precision(precision, chosen)
-    limits = MinibatchLimits.of(batch_size, chosen) if limits is None else limits
+    limits = MinibatchLimits.for_model(model, batch_size, chosen) if limits is None else limits
     with prepared(model, chosen, in_precision), cell_bar(progress, len(cells), doing) as bar:
         return _Loop(compute, cells, pad_id, chosen, limits).run(bar)
 
 
-def cell_bar(progress: tqdm[Any] | None, n_cells: int, doing: str) -> Any:
+def cell_bar(progress: tqdm[Any] | None, n_cells: int, doing: str, **options: Any) -> Any:
     if progress is not None:
         return nullcontext(progress)
-    return tqdm(total=n_cells, desc=doing, unit="cell", delay=_PROGRESS_DELAY, disable=not logg.show_progress())
+    return tqdm(
+        total=n_cells, desc=doing, unit="cell", delay=_PROGRESS_DELAY, disable=not logg.show_progress(), **options
+    )
 
 
 class _Loop:
@@ -122,7 +124,7 @@ class _Loop:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(rows) == 1:
+            if len(rows) == 1 or self.limits.in_order:
                 raise too_large(self.lengths[rows], self.device) from error
             return False
         return True

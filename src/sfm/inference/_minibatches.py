@@ -23,6 +23,7 @@ class MinibatchLimits:
 
     max_cells: int | None = None
     max_tokens: int | None = None
+    in_order: bool = False
 
     @classmethod
     def of(cls, batch_size: BatchSize, device: torch.device) -> MinibatchLimits:
@@ -34,8 +35,18 @@ class MinibatchLimits:
             raise ValueError(msg)
         return cls(max_cells=int(batch_size))
 
+    @classmethod
+    def for_model(cls, model: object, batch_size: BatchSize, device: torch.device) -> MinibatchLimits:
+        """Read `batch_size`, unless the vectors of the model depend on which cells are run together."""
+        together: int | None = getattr(model, "cells_together", None)
+        limits = cls.of(batch_size, device)
+        return limits if together is None else cls(max_cells=together or None, in_order=True)
+
     def split(self, lengths: np.ndarray) -> list[np.ndarray]:
-        """Return rows per minibatch, longest first."""
+        """Return rows per minibatch, longest first; or as they come."""
+        if self.in_order:
+            size = self.max_cells or max(lengths.size, 1)
+            return [np.arange(start, min(start + size, lengths.size)) for start in range(0, lengths.size, size)]
         return length_sorted_minibatches(lengths, max_cells=self.max_cells, max_tokens=self.max_tokens)
 
     def __str__(self) -> str:

@@ -40,6 +40,8 @@ class EmbeddedBlock(NamedTuple):
 
 def runs_on_workers(stream: CellStream, device: str | torch.device) -> bool:
     """Whether embedding is left to a cluster: one has the blocks, and this process has no better device."""
+    if stream.tokenizer.obs_columns or stream.tokenizer.depends_on_order:  # the workers see counts alone
+        return False
     return is_dask(stream.matrix.X) and choose_device(device).type == "cpu" and find_client() is not None
 
 
@@ -82,4 +84,4 @@ def embed_block(
         return EmbeddedBlock(state, None, None)
     with _FORWARD, tqdm(disable=True) as silent:
         vectors = embed_tokens(model, cells, pad_id=tokenizer.vocabulary.pad_id, progress=silent, **options)
-    return EmbeddedBlock(state, vectors, cells.lengths <= int(tokenizer.prepend_cls))
+    return EmbeddedBlock(state, vectors, cells.lengths <= tokenizer.n_special)

@@ -14,11 +14,10 @@ from sfm._docs import INPUT, doc_params
 from sfm.inference import embed_tokens
 from sfm.inference._precision import matmul_precision
 from sfm.model._pretrained import PretrainedModel
+from sfm.model._rebuilt import RebuiltModule
 from sfm.model._registry import refuse_other_data
 from sfm.model._setup import category_fields, choose_setup_tokenizer, write_tokens
 from sfm.train._checkpoint import TrainingCheckpoint, find_checkpoint
-from sfm.train._freeze import freeze_weights
-from sfm.train._lora import add_lora
 from sfm.train._memory import checkpointed_activations
 from sfm.train._plan import CellTrainingPlan
 from sfm.train._runner import TokenTrainRunner
@@ -27,7 +26,7 @@ from sfm.train._splitter import TokenDataSplitter
 from sfm.train.callbacks import as_lightning_callbacks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -36,17 +35,15 @@ if TYPE_CHECKING:
 
     from sfm.checkpoints import PretrainedCells
     from sfm.genes import GeneVocabulary
-    from sfm.nn import CellConfig, CellModelWithHead
+    from sfm.nn import CellConfig
     from sfm.tokenizers import Tokenizer
-    from sfm.train._freeze import Freeze
-    from sfm.train._module import CellModule
 
 
 # As scvi-tools' heuristic, but from 20 epochs and not 400: transformers take far longer for a cell.
 _MAX_EPOCHS, _MANY_CELLS = 20, 20_000
 
 
-class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
+class TokenModel(UnsupervisedTrainingMixin, RebuiltModule, PretrainedModel):
     """What the model classes share: tokens in, scvi-tools' life cycle around, Hugging Face directories out."""
 
     _data_splitter_cls = TokenDataSplitter
@@ -233,26 +230,6 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
             defaults["check_val_every_n_epoch"] = 1
         return defaults
 
-    def _install(
-        self, make_module: Callable[[], CellModule], *, lora: dict[str, Any] | None, freeze: Freeze | None
-    ) -> None:
-        """Build the module, and again after sharded training, whose module cannot be used outside of it."""
-
-        def make() -> CellModule:
-            module = make_module()
-            if freeze is not None:
-                freeze_weights(module.network, freeze)
-            if lora is not None:
-                add_lora(module.network, self._lora_settings(module.network, lora))
-            return module
-
-        self._make_module = make
-        self.module = make()
-
-    def _lora_settings(self, network: CellModelWithHead, lora: dict[str, Any]) -> dict[str, Any]:
-        """Settings of the adapters, where the network asks for more than the user did."""
-        return lora
-
     def _summary(self, config: CellConfig) -> str:
         """One line for `repr`."""
         sizes = f"{config.num_hidden_layers} layers, {config.hidden_size} dims"
@@ -260,12 +237,6 @@ class TokenModel(UnsupervisedTrainingMixin, PretrainedModel):
             f"{type(self).__name__}: {config.backbone_config.model_type}, {sizes}, {len(self.vocabulary)} genes, "
             f"tokenizer {self.tokenizer.name!r}"
         )
-
-    def _take_whole_weights(self) -> None:
-        weights = self.trainer.lightning_module.whole_weights
-        if weights is not None:
-            self.module = self._make_module().eval()
-            self.module.network.load_state_dict(weights)
 
     def get_latent_representation(
         self,

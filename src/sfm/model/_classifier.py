@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -9,7 +8,7 @@ from sfm.checkpoints._resolve import resolve_model
 from sfm.model._adapt import changed_config, has_head_of, labels_of, new_labels
 from sfm.model._evaluation import LabelEvaluation
 from sfm.model._network import Backbone, cell_config, plain_backbone
-from sfm.model._registry import refuse_other_registry, set_up
+from sfm.model._registry import refuse_other_registry, set_up, split_setup
 from sfm.model._transfer import transfer_weights
 from sfm.train._classification import ClassificationModule, ClassificationPlan
 from sfm.train._lora import has_lora
@@ -204,9 +203,7 @@ class CellClassifier(LabelEvaluation):
         ValueError
             If there are no data, if they have labels that the classifier does not know, or weights do not fit.
         """
-        setup_names = inspect.signature(cls.setup_anndata).parameters
-        setup_kwargs = {name: value for name, value in kwargs.items() if name in setup_names}
-        options = {name: value for name, value in kwargs.items() if name not in setup_names}
+        setup_kwargs, options = split_setup(cls, kwargs)
         loss_weights = options.pop("loss_weights", None)
         pretrained = resolve_model(model)
         network: Any = pretrained.model

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any, Self
 
 from scvi import settings
@@ -10,6 +9,7 @@ from sfm.model._adapt import changed_config, has_head_of
 from sfm.model._gene_labelled import GeneLabelledModel
 from sfm.model._gene_labels import read_gene_labels
 from sfm.model._network import Backbone, cell_config, plain_backbone
+from sfm.model._registry import split_setup
 from sfm.model._transfer import transfer_weights
 from sfm.nn import CellForTokenClassification
 from sfm.train._gene_labels import GeneLabelModule, GeneLabelPlan, GeneLabelSplitter, split_genes
@@ -175,9 +175,7 @@ class GeneClassifier(GeneLabelledModel):
         ValueError
             If weights do not fit.
         """
-        names = inspect.signature(cls.setup_anndata).parameters
-        setup_kwargs = {name: value for name, value in kwargs.items() if name in names}
-        options = {name: value for name, value in kwargs.items() if name not in names}
+        setup_kwargs, options = split_setup(cls, kwargs)
         loss_weights = options.pop("loss_weights", None)
         pretrained = resolve_model(model)
         network: Any = pretrained.model

@@ -41,6 +41,13 @@ def complete_registry(registry: dict[str, Any], model_class: Any) -> dict[str, A
     return {**registry, "model_name": model_class.__name__, "setup_args": setup_args}
 
 
+def split_setup(model_class: Any, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split keyword arguments into those of `setup_anndata` and those of the class itself."""
+    names = inspect.signature(model_class.setup_anndata).parameters
+    own = {name: value for name, value in kwargs.items() if name in names}
+    return own, {name: value for name, value in kwargs.items() if name not in names}
+
+
 def set_up(model_class: Any, adata: AnnData | None, pretrained: PretrainedCells, **setup_kwargs: Any) -> None:
     """Set up data for a pretrained model.
 

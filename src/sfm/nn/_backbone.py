@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from difflib import get_close_matches
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,8 @@ BACKBONES: dict[str, str] = {
     "seed_oss": "as llama, with attention biases (ByteDance Seed 2025)",
 }
 
+# Backbones of published models that transformers lacks, which register themselves when they are imported.
+_OWN_BACKBONES = {"sfm_encoder": "sfm.nn.architectures._encoder"}
 _UNUSED_TOKENS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 
 
@@ -84,7 +87,14 @@ def backbone_config(
     return config
 
 
+def register_own_backbone(name: str) -> None:
+    """Let transformers know a model type of sfm's own."""
+    if name in _OWN_BACKBONES:
+        import_module(_OWN_BACKBONES[name])
+
+
 def _default_config(name: str) -> PreTrainedConfig:
+    register_own_backbone(name)
     try:
         return AutoConfig.for_model(name)
     except ValueError as error:

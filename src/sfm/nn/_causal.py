@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput
 from sfm._docs import MINIBATCH, doc_params
 from sfm.nn._fitness import attends_backwards_only
 from sfm.nn._generation import EachGeneOnce
-from sfm.nn._heads import GenePredictionHead
+from sfm.nn._heads import gene_head
 from sfm.nn._losses import mean_cross_entropy
 from sfm.nn._masking import IGNORED
 from sfm.nn._with_head import CellModelWithHead
@@ -75,7 +75,7 @@ class CellForCausalLM(CellModelWithHead, GenerationMixin):
                 "sfm.get.backbones() says which can be causal."
             )
             raise ValueError(msg)
-        self.head = GenePredictionHead(config)
+        self.head = gene_head(config)
         self.post_init()
         self.generation_config.bos_token_id = config.cls_token_id
 

@@ -58,7 +58,7 @@ class CellForSequenceClassification(LabellingModel):
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)
         if chooses_one_label(config):
-            self.distance = ReferenceDistance(config.num_labels or 0, config.hidden_size)
+            self.distance = ReferenceDistance(config.num_labels or 0, config.vector_size)
         self.post_init()
 
     @doc_params(minibatch=MINIBATCH)
@@ -231,6 +231,11 @@ class CellForTokenClassification(LabellingModel):
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)
         self.post_init()
+
+    @staticmethod
+    def _width(config: CellConfig) -> int:
+        """Dims of a gene's vector."""
+        return config.hidden_size
 
     @doc_params(minibatch=MINIBATCH)
     def forward(

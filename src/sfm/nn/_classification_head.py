@@ -46,13 +46,14 @@ class ClassificationHead(nn.Module):
     They are parts of one module, so that freezing the backbone, adapters and embedding treat them alike.
     """
 
-    def __init__(self, config: CellConfig) -> None:
+    def __init__(self, config: CellConfig, *, width: int) -> None:
         super().__init__()
         self.sequence_encoder = sequence_encoder(config)
         self.sample_pooling = None if config.sample_pooling is None else SamplePooling(config, config.sample_pooling)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        widths = [config.hidden_size, *config.feedforward_sizes]
+        widths = [width, *config.feedforward_sizes]
         self.feedforward = nn.ModuleList(map(_Linear, widths, widths[1:]))
+        self.activation = torch.tanh if config.feedforward_activation == "tanh" else F.gelu
         self.classifier = _OutputLayer(widths[-1], config.num_labels or 0)
 
     def encode_sequence(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -63,7 +64,7 @@ class ClassificationHead(nn.Module):
         """Map `(..., dims)` to `(..., features)`, what the output layer sees."""
         vectors = self.dropout(vectors)
         for layer in self.feedforward:
-            vectors = self.dropout(F.gelu(layer(vectors)))
+            vectors = self.dropout(self.activation(layer(vectors)))
         return vectors
 
     def forward(self, vectors: Tensor) -> Tensor:

@@ -6,14 +6,16 @@ import numpy as np
 from transformers import AutoConfig, PreTrainedConfig
 
 from sfm.nn._backbone import backbone_config as make_backbone_config
+from sfm.nn._backbone import register_own_backbone
 from sfm.nn._label_settings import refuse_contradicting_labels, refuse_misfit_head
+from sfm.nn.architectures import get_architecture
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sfm.tokenizers import Tokenizer
 
-Pooling = Literal["mean", "cls", "last", "max", "attention"]
+Pooling = Literal["mean", "cls", "last", "max", "attention", "published"]
 SequenceEncoding = Literal["lstm", "gru", "transformer"]
 SamplePoolingKind = Literal["mean", "max", "attention"]
 HeadInitializer = Literal["normal", "xavier_uniform", "xavier_normal", "zeros"]
@@ -31,6 +33,7 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "sequence_encoder": (None, *get_args(SequenceEncoding)),
     "sample_pooling": (None, *get_args(SamplePoolingKind)),
     "head_initializer": get_args(HeadInitializer),
+    "feedforward_activation": ("gelu", "tanh"),
 }
 _TOKENS = ("pad_token_id", "mask_token_id", "cls_token_id", "eos_token_id", "sep_token_id")
 
@@ -48,7 +51,16 @@ class CellConfig(PreTrainedConfig):
     pooling
         How token vectors become a cell vector: their `"mean"`, the `"cls"` token, the `"last"` token, the `"max"` per
         dimension, or a mean with learnt weights, `"attention"` (see :class:`AttentionPooling`), which objectives on
-        whole cells train. Mean, max and attention leave special tokens out.
+        whole cells train. Mean, max and attention leave special tokens out. `"published"` is what the published model
+        of `architecture` does.
+    hidden_layer
+        Which output of the backbone is pooled to embed cells, as an index into its hidden states: -1 for the last, -2
+        for the one before. Objectives always read the last.
+    architecture
+        Name of the published model whose embedder, readout and heads stand where sfm's own would, see
+        :mod:`sfm.nn.architectures`.
+    architecture_settings
+        What else these parts need to know: plain numbers, text, lists of them.
     value_embedding
         How expression values enter: `"bins"` (one vector per bin), `"continuous"` (a small network on the value), or
         `None` where only the order of the genes carries expression.
@@ -94,6 +106,8 @@ class CellConfig(PreTrainedConfig):
     sample_pooling
         How :class:`CellForSequenceClassification` turns the cells of a sample into one vector: their `"mean"`, the
         `"max"` per dimension, or gated `"attention"`. `None` for models that label cells.
+    feedforward_activation
+        What follows each of them: `"gelu"`, or `"tanh"` as in the pooler of BERT.
     head_initializer
         How the linear layers of a classifier's head start: `"normal"` with `initializer_range`, `"xavier_uniform"`,
         `"xavier_normal"` (Glorot and Bengio 2010), or `"zeros"`, where the output layer alone is zero.
@@ -122,6 +136,9 @@ class CellConfig(PreTrainedConfig):
         backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
         *,
         pooling: Pooling = "mean",
+        hidden_layer: int = -1,
+        architecture: str | None = None,
+        architecture_settings: dict[str, Any] | None = None,
         value_embedding: ValueEmbedding | None = None,
         n_bins: int = 51,
         pad_token_id: int | None = 0,
@@ -141,6 +158,7 @@ class CellConfig(PreTrainedConfig):
         sequence_encoder: SequenceEncoding | None = None,
         sequence_encoder_layers: int = 1,
         feedforward_sizes: Sequence[int] = (),
+        feedforward_activation: Literal["gelu", "tanh"] = "gelu",
         sample_pooling: SamplePoolingKind | None = None,
         head_initializer: HeadInitializer = "normal",
         label_smoothing: float = 0.0,
@@ -150,6 +168,9 @@ class CellConfig(PreTrainedConfig):
         self.vocab_size = vocab_size
         self.backbone_config = _as_config(backbone_config)
         self.pooling = pooling
+        self.hidden_layer = hidden_layer
+        self.architecture = architecture
+        self.architecture_settings = dict(architecture_settings or {})
         self.value_embedding = value_embedding
         self.n_bins = n_bins
         self.pad_token_id = pad_token_id
@@ -170,6 +191,7 @@ class CellConfig(PreTrainedConfig):
         self.sequence_encoder = sequence_encoder
         self.sequence_encoder_layers = sequence_encoder_layers
         self.feedforward_sizes = [int(size) for size in feedforward_sizes]
+        self.feedforward_activation = feedforward_activation
         self.sample_pooling = sample_pooling
         self.head_initializer = head_initializer
         self.label_smoothing = label_smoothing
@@ -214,8 +236,14 @@ class CellConfig(PreTrainedConfig):
 
     @property
     def hidden_size(self) -> int:
-        """Width of the backbone, and of a cell's vector."""
+        """Width of the backbone, and of a token's vector."""
         return int(self.backbone_config.hidden_size)
+
+    @property
+    def vector_size(self) -> int:
+        """Width of a cell's vector."""
+        size = get_architecture(self.architecture).vector_size
+        return self.hidden_size if size is None or self.pooling != "published" else size(self)
 
     @property
     def num_hidden_layers(self) -> int:
@@ -243,6 +271,9 @@ class CellConfig(PreTrainedConfig):
             if token is not None and not 0 <= token < self.vocab_size:
                 msg = f"{name}={token!r} is not below vocab_size={self.vocab_size!r}. Pass None, or count it in vocab_size."
                 raise ValueError(msg)
+        if self.pooling == "published" and get_architecture(self.architecture).readout is None:
+            msg = f"pooling='published', but architecture={self.architecture!r} says nothing of pooling. Choose another."
+            raise ValueError(msg)
         refuse_misfit_head(self)
 
 
@@ -257,4 +288,5 @@ def _as_config(config: PreTrainedConfig | dict[str, Any] | None) -> PreTrainedCo
             f"backbone_config has no 'model_type' (keys: {sorted(settings)!r}). Add it, or use sfm.nn.backbone_config."
         )
         raise ValueError(msg)
+    register_own_backbone(settings["model_type"])
     return AutoConfig.for_model(settings.pop("model_type"), **settings)

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from sfm.nn.architectures import get_architecture
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -35,14 +37,19 @@ class GenePredictionHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.transform(hidden))), gene_embedding, self.bias)
 
 
+def gene_head(config: CellConfig) -> nn.Module:
+    """Make what predicts genes: that of the published model, where the configuration names one that has its own."""
+    return (get_architecture(config.architecture).gene_head or GenePredictionHead)(config)
+
+
 class PairHead(nn.Module):
     """Logits of apart and together from the vector of two cells read as one sequence."""
 
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
-        self.compare = nn.Linear(config.hidden_size, config.hidden_size)
+        self.compare = nn.Linear(config.vector_size, config.vector_size)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.together = nn.Linear(config.hidden_size, 2)
+        self.together = nn.Linear(config.vector_size, 2)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Map `(cells, dims)` to `(cells, 2)`."""
@@ -68,7 +75,7 @@ class ChoiceHead(nn.Module):
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.choice = nn.Linear(config.hidden_size, 1)
+        self.choice = nn.Linear(config.vector_size, 1)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Map `(..., dims)` to `(...)`."""
@@ -102,3 +109,8 @@ class ValueHead(nn.Module):
         dispersion = None if self.likelihood == "mse" else self.log_dispersion[input_ids].float()
         zero = self.zero(hidden).squeeze(-1).float() if self.likelihood == "zinb" else None
         return value, dispersion, zero
+
+
+def value_head(config: CellConfig) -> nn.Module:
+    """Make what predicts expression: that of the published model, where the configuration names one that has its own."""
+    return (get_architecture(config.architecture).value_head or ValueHead)(config)

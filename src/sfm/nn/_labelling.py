@@ -56,10 +56,15 @@ class LabellingModel(CellModelWithHead):
 
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)
-        self.head = ClassificationHead(config)
+        self.head = ClassificationHead(config, width=self._width(config))
         self.distance: ReferenceDistance | None = None
         self.temperature: Tensor | None
         self.register_buffer("temperature", torch.ones(()) if chooses_one_label(config) else None)
+
+    @staticmethod
+    def _width(config: CellConfig) -> int:
+        """Dims of what is labelled."""
+        return config.vector_size
 
     def _init_own_weights(self, config: CellConfig) -> None:
         if self.temperature is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from transformers.utils import ModelOutput
 
 from sfm._docs import MINIBATCH, doc_params
-from sfm.nn._heads import GenePredictionHead
+from sfm.nn._heads import gene_head
 from sfm.nn._losses import mean_cross_entropy
 from sfm.nn._masking import IGNORED
 from sfm.nn._with_head import CellModelWithHead
@@ -45,7 +45,7 @@ class CellForMaskedLM(CellModelWithHead):
 
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)
-        self.head = GenePredictionHead(config)
+        self.head = gene_head(config)
         self.post_init()
 
     @doc_params(minibatch=MINIBATCH)

@@ -7,7 +7,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from sfm._docs import MINIBATCH, doc_params
-from sfm.nn._heads import ValueHead
+from sfm.nn._heads import value_head
 from sfm.nn._likelihood import negative_binomial_log_likelihood, zero_inflated_log_likelihood
 from sfm.nn._losses import mean_over_known, mean_squared_error
 from sfm.nn._with_head import CellModelWithHead
@@ -65,7 +65,7 @@ class CellForMaskedValue(CellModelWithHead):
             )
             raise ValueError(msg)
         super().__init__(config)
-        self.head = ValueHead(config)
+        self.head = value_head(config)
         self.post_init()
 
     @doc_params(minibatch=MINIBATCH)

@@ -12,7 +12,9 @@ from sfm.nn._backbone import arguments_of, build_backbone, first_position
 from sfm.nn._config import CellConfig
 from sfm.nn._embedder import CellEmbedder
 from sfm.nn._fitness import refuse_misfit
+from sfm.nn._layers import first_layers
 from sfm.nn._pooling import AttentionPooling, pool
+from sfm.nn.architectures import get_architecture
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -81,16 +83,28 @@ class CellModel(CellPreTrainedModel):
     def __init__(self, config: CellConfig) -> None:
         super().__init__(config)
         refuse_misfit(config.backbone_config)
-        self.embedder = CellEmbedder(config)
+        architecture = get_architecture(config.architecture)
+        self.embedder: Any = (architecture.embedder or CellEmbedder)(config)
         self.backbone = build_backbone(config.backbone_config)
         self.attention_pooling = AttentionPooling(config) if config.pooling == "attention" else None
+        self.readout = None if architecture.readout is None else architecture.readout(config)
         self._arguments = arguments_of(self.backbone)
         self._first_position = first_position(self.backbone)
         self.post_init()
 
+    @property
+    def cells_together(self) -> int | None:
+        """How many cells are run together, in their order, where a published model lets them influence each other.
+
+        `None` where a cell's vector depends on that cell alone, 0 for all cells at once.
+        """
+        together: int | None = self.config.architecture_settings.get("cells_together")
+        return together
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the gene embedding."""
-        return self.embedder.genes
+        genes: nn.Module = self.embedder.genes
+        return genes
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the gene embedding.
@@ -100,7 +114,7 @@ class CellModel(CellPreTrainedModel):
         value
             An embedding with one row per token id.
         """
-        self.embedder.genes = value  # type: ignore[assignment]
+        self.embedder.genes = value
 
     @doc_params(minibatch=MINIBATCH)
     def forward(
@@ -142,6 +156,8 @@ class CellModel(CellPreTrainedModel):
         if "use_cache" in self._arguments:  # decoders would keep all keys and values by default
             kwargs["use_cache"] = kwargs.get("use_cache") or kwargs.get("past_key_values") is not None
         kwargs["return_dict"] = True
+        if getattr(self.backbone, "reads_cells", False):  # a few published models look at tokens and values in each layer
+            kwargs |= {"input_ids": input_ids, "values": values}
         output = self.backbone(inputs_embeds=embeddings, attention_mask=attention_mask, **kwargs)
         return CellModelOutput(
             last_hidden_state=output.last_hidden_state,
@@ -174,7 +190,8 @@ class CellModel(CellPreTrainedModel):
         -------
         Cell vectors, shape `(cells, dims)`; zeros for a cell without tokens.
         """
-        hidden = self(input_ids, attention_mask, values, **kwargs).last_hidden_state
+        with first_layers(self.backbone, self.config.hidden_layer):
+            hidden = self(input_ids, attention_mask, values, **kwargs).last_hidden_state
         return self.pool(hidden, input_ids, attention_mask, pooling=pooling)
 
     def pool(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor, *, pooling: Pooling | None) -> Tensor:
@@ -198,11 +215,14 @@ class CellModel(CellPreTrainedModel):
         Raises
         ------
         ValueError
-            If `pooling` is `"attention"` and the model was configured otherwise.
+            If `pooling` is `"attention"` and the model was configured otherwise, or `"published"` and the model has no
+            pooling of its own.
         """
         pooling = self.config.pooling if pooling is None else pooling
         if pooling == "attention":
             return self._attention_pooling()(hidden, self.is_gene(input_ids, attention_mask))
+        if pooling == "published":
+            return self._readout()(hidden, input_ids, attention_mask)
         mask = self.is_gene(input_ids, attention_mask) if pooling in ("mean", "max") else attention_mask
         return pool(hidden, mask, pooling)
 
@@ -237,6 +257,12 @@ class CellModel(CellPreTrainedModel):
             )
             raise ValueError(msg)
         return self.attention_pooling
+
+    def _readout(self) -> nn.Module:
+        if self.readout is None:
+            msg = "Only published models pool as 'published'. Choose 'mean', 'cls', 'last' or 'max'."
+            raise ValueError(msg)
+        return self.readout
 
     def is_gene(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Say where genes stand, and neither special tokens nor padding.

@@ -7,7 +7,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from sfm._docs import MINIBATCH, doc_params
-from sfm.nn._heads import GenePredictionHead, PairHead
+from sfm.nn._heads import gene_head, PairHead
 from sfm.nn._losses import mean_cross_entropy
 from sfm.nn._masking import IGNORED
 from sfm.nn._pair_prediction import refuse_without_segments
@@ -57,7 +57,7 @@ class CellForPreTraining(CellModelWithHead):
     def __init__(self, config: CellConfig) -> None:
         refuse_without_segments(config, "CellForPreTraining")
         super().__init__(config)
-        self.head = nn.ModuleDict({"genes": GenePredictionHead(config), "pairs": PairHead(config)})
+        self.head = nn.ModuleDict({"genes": gene_head(config), "pairs": PairHead(config)})
         self.post_init()
 
     @doc_params(minibatch=MINIBATCH)

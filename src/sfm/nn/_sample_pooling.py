@@ -22,9 +22,9 @@ class SamplePooling(nn.Module):
         super().__init__()
         self.kind = kind
         if kind == "attention":
-            inner = max(config.hidden_size // 2, 1)
-            self.content = nn.Linear(config.hidden_size, inner)
-            self.gate = nn.Linear(config.hidden_size, inner)
+            inner = max(config.vector_size // 2, 1)
+            self.content = nn.Linear(config.vector_size, inner)
+            self.gate = nn.Linear(config.vector_size, inner)
             self.score = nn.Linear(inner, 1)
 
     def forward(self, vectors: Tensor, sample_index: Tensor, *, n_samples: int) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,11 @@ class CellModelWithHead(CellPreTrainedModel):
         super().__init__(config)
         self.cell = CellModel(config)
 
+    @property
+    def cells_together(self) -> int | None:
+        """How many cells are run together, see :class:`CellModel`."""
+        return self.cell.cells_together
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the gene embedding."""
         return self.cell.get_input_embeddings()

@@ -3,12 +3,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from sfm.tokenizers._names import TOKENIZERS
+from sfm.tokenizers._names import PUBLISHED_TOKENIZERS, TOKENIZERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import numpy as np
+    import pandas as pd
     from scipy import sparse
 
     from sfm.genes import GeneVocabulary
@@ -46,6 +47,13 @@ class Tokenizer(ABC):
     has_values: ClassVar[bool] = False
     #: How a model embeds the values, `None` without values.
     value_kind: ClassVar[Literal["bins", "continuous"] | None] = None
+    #: Columns of `obs` that become tokens in front of a cell's own, see :meth:`context_tokens`.
+    obs_columns: tuple[str, ...] = ()
+    #: Value of those tokens, where tokens have values.
+    context_value: float = 0.0
+    #: Whether a cell's tokens depend on the cells before it, so that all are tokenized in one go. Only tokenizers that
+    #: reproduce the random numbers of a reference implementation do.
+    depends_on_order: bool = False
 
     def __init__(self, vocabulary: GeneVocabulary, *, max_length: int = 2048, prepend_cls: bool = True) -> None:
         if max_length < 2:
@@ -113,6 +121,26 @@ class Tokenizer(ABC):
 
         return tokenize_counts(self, counts, gene_ids)
 
+    @property
+    def n_special(self) -> int:
+        """Tokens of a cell without any gene, those of `obs` included."""
+        return int(self.prepend_cls) + len(self.obs_columns)
+
+    def context_tokens(self, obs: pd.DataFrame) -> np.ndarray | None:
+        """Return the tokens that stand in front of each cell's own, because of its annotations.
+
+        Parameters
+        ----------
+        obs
+            Annotations of some cells; columns may be missing.
+
+        Returns
+        -------
+        Token ids, int32 of shape `(n_cells, len(obs_columns))`, or `None` without `obs_columns`. The cells that are made
+        of counts alone must leave room for them: they have at most `max_length - len(obs_columns)` tokens.
+        """
+        return None
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings, ready for JSON; :meth:`from_dict` is the inverse."""
         return {"tokenizer": self.name, "max_length": self.max_length, "prepend_cls": self.prepend_cls}
@@ -137,13 +165,17 @@ class Tokenizer(ABC):
             msg = f"settings has no 'tokenizer' (keys: {sorted(settings)!r}). Pass what Tokenizer.to_dict returned."
             raise ValueError(msg)
         options = {key: value for key, value in settings.items() if key != "tokenizer"}
-        tokenizer: Self = TOKENIZERS.load(settings["tokenizer"])(vocabulary, **options)
+        name = settings["tokenizer"]
+        registry = PUBLISHED_TOKENIZERS if name in PUBLISHED_TOKENIZERS.names() else TOKENIZERS
+        tokenizer: Self = registry.load(name)(vocabulary, **options)
         return tokenizer
 
     def params(self) -> dict[str, Any]:
         """Provenance for `uns`: the settings and the hash of the vocabulary."""
-        return {**self.to_dict(), "vocabulary_hash": self.vocabulary.content_hash}
+        short = {key: value for key, value in self.to_dict().items() if not isinstance(value, list | dict)}
+        return {**short, "vocabulary_hash": self.vocabulary.content_hash}
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{key}={value!r}" for key, value in self.to_dict().items() if key != "tokenizer")
+        hidden = ("tokenizer", "vocabulary_hash")
+        options = ", ".join(f"{key}={value!r}" for key, value in self.params().items() if key not in hidden)
         return f"{type(self).__name__}({self.vocabulary!r}, {options})"

@@ -198,6 +198,22 @@ class TokenizedCells:
             return tokens, None
         return tokens, sparse.csr_matrix((self.values, tokens.indices, tokens.indptr), shape=shape, copy=False)
 
+    def with_prefix(self, tokens: np.ndarray, *, value: float = 0.0) -> TokenizedCells:
+        """Return the cells with further tokens in front.
+
+        Parameters
+        ----------
+        tokens
+            Token ids, integers of shape `(n_cells, n_tokens)`.
+        value
+            Their value, where tokens have values.
+        """
+        width = tokens.shape[1]
+        starts = np.repeat(self.indptr[:-1], width)
+        input_ids = np.insert(self.input_ids, starts, np.asarray(tokens, dtype=np.int32).ravel())
+        values = None if self.values is None else np.insert(self.values, starts, np.float32(value))
+        return self._like(input_ids, self.indptr + width * np.arange(self.indptr.size), values)
+
     @classmethod
     def from_obsm(cls, tokens: Any, values: Any | None = None) -> TokenizedCells:
         """Read what :meth:`to_obsm` made.

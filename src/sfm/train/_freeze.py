@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from torch import nn
+from sfm.nn._layers import backbone_layers
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
     from sfm.nn import CellModelWithHead
@@ -42,16 +43,6 @@ def freeze_weights(network: CellModelWithHead, freeze: Freeze) -> None:
             raise ValueError(msg)
     for module in frozen:
         module.requires_grad_(requires_grad=False)
-
-
-def backbone_layers(backbone: PreTrainedModel) -> list[nn.Module]:
-    """Return the layers of a backbone: the list of modules that is as long as the configuration says."""
-    n_layers = backbone.config.num_hidden_layers
-    lists = [list(m) for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m) == n_layers]
-    if not lists:
-        msg = f"Did not find the layers of a {type(backbone).__name__}; it has no list of {n_layers} modules."
-        raise ValueError(msg)
-    return lists[0]
 
 
 def _lowest_layers(backbone: PreTrainedModel, n: int) -> list[nn.Module]:

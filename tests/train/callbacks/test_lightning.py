@@ -1,10 +1,7 @@
-"""The adapter in a Lightning trainer without scvi-tools: other loops, other modules, several processes."""
+"""The adapter in a Lightning trainer without scvi-tools: other loops, other modules."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
@@ -113,55 +110,3 @@ def test_a_loader_without_a_length(trainer: Callable[..., pl.Trainer], recorder:
     assert callback.names()[-1] == "train_end"
     ends = [i for i, event in enumerate(callback.names()) if event == "epoch_end"]
     assert all(callback.names()[i + 1] == "prediction_step" for i in ends)
-
-
-SCRIPT = """
-import json, sys
-import lightning.pytorch as pl
-import scvi
-from transformers import TrainerCallback
-from sfm.datasets import toy_cells
-from sfm.model import MaskedCellModel
-
-class Recorder(TrainerCallback):
-    def __init__(self):
-        self.counts = {}
-    def on_step_end(self, args, state, control, **kwargs):
-        self.state = state
-        # Only the second process asks for it.
-        control.should_training_stop = not state.is_world_process_zero and state.global_step == 2
-        control.should_save = not state.is_world_process_zero and state.global_step == 1
-    def on_log(self, args, state, control, logs, **kwargs):
-        self.loss = logs.get("loss", None) or self.loss
-
-if __name__ == "__main__":
-    adata = toy_cells(60)
-    scvi.settings.seed = 0
-    MaskedCellModel.setup_anndata(adata, max_length=32)
-    model = MaskedCellModel(adata, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
-    recorder = Recorder()
-    options = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "enable_progress_bar": False}
-    from sfm.train.callbacks import as_lightning_callbacks
-    callbacks = as_lightning_callbacks([recorder], report_to="tensorboard", output_dir=sys.argv[1])
-    model.train(max_epochs=3, batch_size=9, callbacks=callbacks, **options)
-    rank, state = model.trainer.global_rank, recorder.state
-    with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
-        json.dump([state.global_step, state.num_input_tokens_seen, recorder.loss, state.is_world_process_zero], file)
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_agree(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
-    assert first[:3] == second[:3]
-    assert first[0] == 2
-    assert (first[3], second[3]) == (True, False)
-    assert (tmp_path / "checkpoint-1" / "trainer_state.json").exists()
-    # Two steps of two minibatches of nine cells with 32 tokens at most.
-    assert 2 * 2 * 9 * 16 < first[1] <= 2 * 2 * 9 * 32
-    # One process writes.
-    assert len(list((tmp_path / "runs").iterdir())) == 1

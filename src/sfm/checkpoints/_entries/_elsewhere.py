@@ -1,0 +1,191 @@
+"""Models that are not on a hub."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from sfm.checkpoints._sources import CatalogueEntry, ManualSource, RemoteFile, UrlSource
+
+# scGPT: one Google Drive folder per model.
+
+
+def _scgpt(drive_folder: str) -> ManualSource:
+    return ManualSource(
+        page=f"https://drive.google.com/drive/folders/{drive_folder}",
+        files=("args.json", "vocab.json", "best_model.pt"),
+    )
+
+
+_SCGPT_HUMAN = CatalogueEntry(
+    name="scgpt-human",
+    family="scgpt",
+    source=_scgpt("1oWh_-ZRdhtoGQ2Fw24HP41FgLoomVo-y"),
+    size=51_300_000,
+    species="human",
+    gene_ids="symbol",
+    context=1199,
+    dims=512,
+    licence="MIT (code)",
+    citation="Cui et al. 2024, doi:10.1038/s41592-024-02201-0",
+    description="scGPT of the whole human body, 33 million cells; the one its authors recommend.",
+)
+
+_SCGPT = (
+    _SCGPT_HUMAN,
+    replace(
+        _SCGPT_HUMAN,
+        name="scgpt-continual-pretrained",
+        source=_scgpt("1_GROJTzXiAV8HB4imruOTk6PEGuNOcgB"),
+        description="scGPT trained further for embedding cells without fine-tuning.",
+    ),
+    replace(
+        _SCGPT_HUMAN,
+        name="scgpt-pan-cancer",
+        source=_scgpt("13QzLHilYUd0v3HTwa_9n4G4yEF-hdkqa"),
+        description="scGPT of cancers.",
+    ),
+    *(
+        replace(
+            _SCGPT_HUMAN,
+            name=f"scgpt-{organ}",
+            source=_scgpt(drive_folder),
+            size=None,
+            context=None,
+            dims=None,
+            description=f"scGPT of the {organ}.",
+        )
+        for organ, drive_folder in (
+            ("brain", "1vf1ijfQSk7rGdDGpBntR5bi5g6gNt-Gx"),
+            ("blood", "1kkug5C7NjvXIwQGGaGoqXTk_Lb_pDrBU"),
+            ("heart", "1GcgXrd7apn6y4Ze_iSCncskX3UsWPY2r"),
+            ("lung", "16A1DJ30PT6bodt4bWLa4hpS7gbWZQFBG"),
+            ("kidney", "1S-1AR65DF120kNFpEbWCvRHPhpkGK3kK"),
+        )
+    ),
+)
+
+
+# TranscriptFormer: archives in a public bucket.
+
+
+def _transcriptformer(folder: str) -> UrlSource:
+    url = f"https://czi-transcriptformer.s3.amazonaws.com/weights/{folder}.tar.gz"
+    return UrlSource(page=url, files=(RemoteFile(url, folder, archive=True),))
+
+
+_TRANSCRIPTFORMER_SAPIENS = CatalogueEntry(
+    name="transcriptformer-sapiens",
+    family="transcriptformer",
+    source=_transcriptformer("tf_sapiens"),
+    size=430_000_000,
+    species="human",
+    gene_ids="ensembl",
+    context=2047,
+    dims=2048,
+    licence="MIT",
+    commercial_use=True,
+    citation="Pearce et al. 2025, doi:10.1101/2025.04.25.650731",
+    description="TranscriptFormer of human cells.",
+)
+
+_TRANSCRIPTFORMER = (
+    _TRANSCRIPTFORMER_SAPIENS,
+    replace(
+        _TRANSCRIPTFORMER_SAPIENS,
+        name="transcriptformer-exemplar",
+        source=_transcriptformer("tf_exemplar"),
+        size=824_000_000,
+        species="human, mouse, zebrafish, fruit fly, C. elegans",
+        description="TranscriptFormer of human and four model organisms.",
+    ),
+    replace(
+        _TRANSCRIPTFORMER_SAPIENS,
+        name="transcriptformer-metazoa",
+        source=_transcriptformer("tf_metazoa"),
+        size=1_080_000_000,
+        species="12 species",
+        description="TranscriptFormer of twelve species.",
+    ),
+)
+
+
+# UCE: files of one figshare article, most of them shared by both models.
+
+
+def _uce(weights: str, file_id: int) -> UrlSource:
+    def figshare(number: int, path: str, *, archive: bool = False) -> RemoteFile:
+        return RemoteFile(f"https://figshare.com/ndownloader/files/{number}", path, archive=archive)
+
+    return UrlSource(
+        page="https://figshare.com/articles/dataset/_/24320806",
+        files=(
+            figshare(42706558, "species_chrom.csv"),
+            figshare(42706555, "species_offsets.pkl"),
+            figshare(42715213, "protein_embeddings", archive=True),
+            figshare(file_id, weights),
+        ),
+    )
+
+
+_UCE_4L = CatalogueEntry(
+    name="uce-4l",
+    family="uce",
+    source=_uce("4layer_model.torch", 42706576),
+    size=849_000_000,
+    species="human, mouse, frog, zebrafish, mouse lemur, pig, crab-eating macaque, rhesus macaque",
+    gene_ids="symbol",
+    context=1024,
+    dims=1280,
+    licence="MIT (code)",
+    citation="Rosen et al. 2023, doi:10.1101/2023.11.28.568918",
+    description="Universal Cell Embedding, 4 layers.",
+)
+
+_UCE = (
+    _UCE_4L,
+    replace(
+        _UCE_4L,
+        name="uce-33l",
+        source=_uce("33l_8ep_1024t_1280.torch", 43423236),
+        size=1_420_000_000,
+        description="Universal Cell Embedding, 33 layers.",
+    ),
+)
+
+
+_SCFOUNDATION = CatalogueEntry(
+    name="scfoundation",
+    family="scfoundation",
+    source=ManualSource(
+        page="the SharePoint folder named in https://github.com/biomap-research/scFoundation/tree/main/model "
+        "(or https://huggingface.co/genbio-ai/scFoundation)",
+        files=("models/models.ckpt", "OS_scRNA_gene_index.19264.tsv"),
+        elsewhere=(("OS_scRNA_gene_index.19264.tsv", "https://github.com/biomap-research/scFoundation"),),
+    ),
+    size=119_000_000,
+    species="human",
+    gene_ids="symbol",
+    context=19_264,
+    dims=3072,
+    licence="scFoundation model licence (non-commercial research)",
+    commercial_use=False,
+    citation="Hao et al. 2024, doi:10.1038/s41592-024-02305-7",
+    description="scFoundation (xTrimoGene), values without binning.",
+)
+
+_CELLPLM = CatalogueEntry(
+    name="cellplm-85m",
+    family="cellplm",
+    source=ManualSource(
+        page="the Dropbox folder named in https://github.com/OmicsML/CellPLM",
+        files=("20230926_85M.config.json", "20230926_85M.best.ckpt"),
+    ),
+    size=85_000_000,
+    gene_ids="ensembl",
+    dims=512,
+    licence="BSD-2-Clause (code)",
+    citation="Wen et al. 2024, doi:10.1101/2023.10.03.560734",
+    description="CellPLM, in which the cells of a batch see each other.",
+)
+
+ELSEWHERE = (*_SCGPT, *_TRANSCRIPTFORMER, *_UCE, _SCFOUNDATION, _CELLPLM)

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from sfm.nn._config import CellConfig
+
+    MakeModule = Callable[[CellConfig], nn.Module]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where a published model differs from sfm's own: functions that make modules of a configuration.
+
+    The backbone is not among them: `CellConfig.backbone_config` says which it is, as ever. What else a model needs to
+    know, such as the width of its gene table, is in `CellConfig.architecture_settings`.
+    """
+
+    embedder: MakeModule | None = None
+    """Makes what maps `(input_ids, values, token_type_ids)` to token embeddings, shape `(cells, tokens, hidden_size)`;
+    its attribute `genes` is the table of genes. `None`: :class:`CellEmbedder`."""
+    readout: MakeModule | None = None
+    """Makes what maps `(hidden, input_ids, attention_mask)` to cell vectors, for `pooling="published"`."""
+    vector_size: Callable[[CellConfig], int] | None = None
+    """Dims of the vectors that the readout makes. `None`: those of the backbone."""
+    gene_head: MakeModule | None = None
+    """Makes what maps `(hidden, gene_table)` to logits of all tokens. `None`: :class:`GenePredictionHead`."""
+    value_head: MakeModule | None = None
+    """Makes what maps `(hidden, input_ids)` to expected values. `None`: :class:`ValueHead`."""
