@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sfm.checkpoints import PretrainedCells
     from sfm.genes import GeneVocabulary
 
-__all__ = ["backbones", "gene_fate", "input_states", "objectives", "tokenizers"]
+__all__ = ["backbones", "gene_embeddings", "gene_fate", "input_states", "objectives", "tokenizers"]
 
 
 def tokenizers() -> pd.DataFrame:
@@ -161,3 +161,35 @@ def gene_fate(
     vocabulary = model if isinstance(model, GeneVocabulary) else resolve_model(model).vocabulary
     names = select_matrix(adata, use_raw=use_raw, gene_symbols=gene_symbols).names
     return align_genes(names, vocabulary).fate
+
+
+def gene_embeddings(model: str | PretrainedCells | None = None) -> pd.DataFrame:
+    """Return what a model has for each of its genes before it sees a cell.
+
+    Parameters
+    ----------
+    model
+        Whatever :func:`sfm.tl.embed` takes as `model`, as far as it is a model of :mod:`sfm.nn`.
+
+    Returns
+    -------
+    A data frame of float32 with one row per gene of the vocabulary, indexed by its id there, and one column per dim.
+
+    Raises
+    ------
+    TypeError
+        If the model has no vectors of genes.
+
+    Examples
+    --------
+    >>> import sfm
+    >>> sfm.get.gene_embeddings().loc["ENSG00000198851"].shape
+    (128,)
+    """
+    from sfm.checkpoints._resolve import resolve_model
+    from sfm.inference._genes import static_gene_vectors
+
+    pretrained = resolve_model(model)
+    vocabulary = pretrained.vocabulary
+    vectors = static_gene_vectors(pretrained).of(vocabulary.token_ids)
+    return pd.DataFrame(vectors, index=pd.Index(vocabulary.gene_ids, name="gene"))

@@ -16,6 +16,8 @@ from sfm.data import encode_cells
 from sfm.model._registry import complete_registry, refuse_other_registry, set_up
 from sfm.model._safety import refuse_unsafe_pickle
 from sfm.model._setup import tokenizer_from_setup
+from sfm.model._transfer import transfer_weights
+from sfm.nn import CellModel
 from sfm.train._history import frames_from_history, plain_values
 from sfm.train._lora import base_weights, has_lora, load_adapter, merged, save_adapter
 from sfm.train._splitter import registered_tokens
@@ -130,10 +132,13 @@ class PretrainedModel(BaseModelClass):
         options = cls._options_for(network, setup_kwargs)
         make: Any = cls
         loaded: Self = make(adata, registry, config=network.config.to_dict(), lora=lora, freeze=freeze, **options)
-        weights = network.state_dict()
-        if has_lora(loaded.module.network):
-            weights = base_weights(loaded.module.network, weights)
-        load_weights(loaded.module.network, weights, source=pretrained.name)
+        if isinstance(network, CellModel):  # published without a head for this objective, which starts anew
+            transfer_weights(loaded.module.network, network, source=pretrained.name)
+        else:
+            weights = network.state_dict()
+            if has_lora(loaded.module.network):
+                weights = base_weights(loaded.module.network, weights)
+            load_weights(loaded.module.network, weights, source=pretrained.name)
         loaded.is_trained_ = True
         loaded.module.eval()
         return loaded

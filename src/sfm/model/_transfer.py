@@ -22,7 +22,7 @@ _CLASSIFIERS = (CellForSequenceClassification, CellForTokenClassification)
 # What has a row per label.
 _ROWS = ("head.classifier.weight", "head.classifier.bias", "distance.means", "distance.has_cells")
 # What the head of a classifier means depends on these.
-_HEAD_SETTINGS = ("problem_type", "pooling", "sequence_encoder", "sample_pooling")
+_HEAD_SETTINGS = ("problem_type", "pooling", "sequence_encoder", "sample_pooling", "feedforward_activation")
 # Settings of a backbone that say nothing about what it computes from its weights. The shapes of weights hold the rest.
 _NO_MATTER = {
     "_attn_implementation",

@@ -87,6 +87,7 @@ class CellModel(CellPreTrainedModel):
         self.embedder: Any = (architecture.embedder or CellEmbedder)(config)
         self.backbone = build_backbone(config.backbone_config)
         self.attention_pooling = AttentionPooling(config) if config.pooling == "attention" else None
+        self.gene_readout = None if architecture.gene_readout is None else architecture.gene_readout(config)
         self.readout = None if architecture.readout is None else architecture.readout(config)
         self._arguments = arguments_of(self.backbone)
         self._first_position = first_position(self.backbone)
@@ -156,7 +157,9 @@ class CellModel(CellPreTrainedModel):
         if "use_cache" in self._arguments:  # decoders would keep all keys and values by default
             kwargs["use_cache"] = kwargs.get("use_cache") or kwargs.get("past_key_values") is not None
         kwargs["return_dict"] = True
-        if getattr(self.backbone, "reads_cells", False):  # a few published models look at tokens and values in each layer
+        if getattr(
+            self.backbone, "reads_cells", False
+        ):  # a few published models look at tokens and values in each layer
             kwargs |= {"input_ids": input_ids, "values": values}
         output = self.backbone(inputs_embeds=embeddings, attention_mask=attention_mask, **kwargs)
         return CellModelOutput(
@@ -193,6 +196,46 @@ class CellModel(CellPreTrainedModel):
         with first_layers(self.backbone, self.config.hidden_layer):
             hidden = self(input_ids, attention_mask, values, **kwargs).last_hidden_state
         return self.pool(hidden, input_ids, attention_mask, pooling=pooling)
+
+    @doc_params(minibatch=MINIBATCH)
+    def gene_vectors(
+        self, input_ids: Tensor, attention_mask: Tensor, values: Tensor | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Embed the genes of cells in their context.
+
+        Parameters
+        ----------
+        {minibatch}
+        kwargs
+            Passed to the backbone.
+
+        Returns
+        -------
+        Vectors of all genes of all cells, shape `(genes, dims)`, from the layer that cells are read from, and their token
+        ids, shape `(genes,)`.
+        """
+        with first_layers(self.backbone, self.config.hidden_layer):
+            hidden = self(input_ids, attention_mask, values, **kwargs).last_hidden_state
+        if self.gene_readout is not None:
+            return self.gene_readout(hidden, input_ids, attention_mask)
+        is_gene = self.is_gene(input_ids, attention_mask)
+        return hidden[is_gene], input_ids[is_gene]
+
+    def static_gene_vectors(self, token_ids: Tensor) -> Tensor:
+        """Return the vectors of genes before any context.
+
+        Parameters
+        ----------
+        token_ids
+            Token ids of genes, shape `(genes,)`.
+
+        Returns
+        -------
+        The gene's part of what the embedder makes of a token, shape `(genes, dims)`.
+        """
+        of_genes = getattr(self.embedder, "gene_vectors", self.embedder.genes)
+        vectors: Tensor = of_genes(token_ids)
+        return vectors
 
     def pool(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor, *, pooling: Pooling | None) -> Tensor:
         """Pool token vectors; mean, max and attention over gene tokens only.

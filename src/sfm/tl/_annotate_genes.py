@@ -13,6 +13,7 @@ from sfm.checkpoints._resolve import resolve_model
 from sfm.data import encode_cells
 from sfm.inference._precision import Precision, choose_device, choose_precision
 from sfm.tl._gene_probabilities import gene_probabilities, token_classifier
+from sfm.tl._gene_rows import token_ids_of_var
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,7 +126,7 @@ def annotate_genes(  # noqa: PLR0913
         gene_symbols=gene_symbols,
         model_name=f"Model {pretrained.name!r}",
     )
-    token_ids = _token_ids(adata, encoded.alignment.token_ids, use_raw=use_raw)
+    token_ids = token_ids_of_var(adata, encoded.alignment.token_ids, use_raw=use_raw)
     where: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": in_precision}
     by_token = gene_probabilities(network, encoded.cells, pad_id=pretrained.vocabulary.pad_id, **where)
     genes = by_token[token_ids]
@@ -148,24 +149,6 @@ def annotate_genes(  # noqa: PLR0913
     }
     logg.info("    finished", time=start, deep=f"added\n    {key!r}, labels of genes (adata.var)")
     return adata if copy else None
-
-
-def _token_ids(adata: AnnData, read: np.ndarray, *, use_raw: bool) -> np.ndarray:
-    """Token id of each gene of `adata.var`, where `read` has those of the matrix that was read."""
-    if not use_raw:
-        return read
-    raw_names = pd.Index(adata.raw.var_names)
-    # Of columns with one name the first that the model knows.
-    order = np.argsort(read < 0, kind="stable")
-    first = ~raw_names[order].duplicated()
-    of_name = pd.Series(read[order][first], index=raw_names[order][first])
-    if not adata.var_names.isin(of_name.index).any():
-        msg = (
-            f"None of the {adata.n_vars} genes of adata.var_names is in adata.raw.var_names, so there is nowhere to write "
-            "results from adata.raw to. Pass `adata.raw.to_adata()`."
-        )
-        raise ValueError(msg)
-    return of_name.reindex(adata.var_names, fill_value=-1).to_numpy()
 
 
 def _write(adata: AnnData, genes: GeneProbabilities, key: str) -> None:

@@ -23,11 +23,15 @@ class Architecture:
 
     embedder: MakeModule | None = None
     """Makes what maps `(input_ids, values, token_type_ids)` to token embeddings, shape `(cells, tokens, hidden_size)`;
-    its attribute `genes` is the table of genes. `None`: :class:`CellEmbedder`."""
+    its attribute `genes` is the table of genes, and its method `gene_vectors` maps token ids to what genes are before any
+    context, unless that is the table. `None`: :class:`CellEmbedder`."""
     readout: MakeModule | None = None
     """Makes what maps `(hidden, input_ids, attention_mask)` to cell vectors, for `pooling="published"`."""
     vector_size: Callable[[CellConfig], int] | None = None
     """Dims of the vectors that the readout makes. `None`: those of the backbone."""
+    gene_readout: MakeModule | None = None
+    """Makes what maps `(hidden, input_ids, attention_mask)` to vectors of genes in context, shape `(genes, dims)`, and
+    their token ids, shape `(genes,)`. `None`: the hidden states of tokens that are genes."""
     gene_head: MakeModule | None = None
     """Makes what maps `(hidden, gene_table)` to logits of all tokens. `None`: :class:`GenePredictionHead`."""
     value_head: MakeModule | None = None
