@@ -1,13 +1,14 @@
-"""Sphinx extension: `.. table-of:: backbones` shows the data frame that `sfm.get.backbones()` returns."""
+"""Sphinx extension: `.. table-of:: backbones` shows the data frame that `sfm.get.backbones()` returns,
+and `.. table-of:: models` that of `sfm.list_models()`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 from sphinx.util.docutils import SphinxDirective
 
 if TYPE_CHECKING:
-    import pandas as pd
     from docutils.nodes import Node
     from sphinx.application import Sphinx
 
@@ -16,11 +17,13 @@ def cell(value: Any) -> str:
     """Write an entry as reStructuredText."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return {None: "", "": ""}.get(value, str(value))
+    return "" if value is None or value is pd.NA or value != value else str(value)  # noqa: PLR0124 - NaN
 
 
 def fold(frame: pd.DataFrame) -> pd.DataFrame:
     """Put what belongs to an objective into few columns, which a page has room for."""
+    if "commercial_use" in frame.columns:
+        return frame[["family", "size", "species", "context", "dims", "licence"]]
     if "model" not in frame.columns:
         return frame
     classes = [
@@ -56,7 +59,8 @@ class TableOf(SphinxDirective):
         """Call the function and parse what it gives."""
         import sfm
 
-        frame = getattr(sfm.get, self.arguments[0])()
+        name = self.arguments[0]
+        frame = sfm.list_models() if name == "models" else getattr(sfm.get, name)()
         return self.parse_text_to_nodes("\n".join(list_table(frame)))
 
 

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "inference": BELOW_PP,
     "annotation": BELOW_PP | {"inference", "metrics"},
     "pp": BELOW_PP,
+    "sentences": BELOW_TRAIN,
     "tl": BELOW_TRAIN,
     "files": BELOW_TRAIN | {"tl"},
     "get": BELOW_TRAIN | {"tl"},

@@ -26,7 +26,7 @@ def some_cells(path: Path, n_cells: int) -> ad.AnnData:
 
 def test_old_symbols(shared_data: Path) -> None:
     """pbmc3k names its genes by symbols of 2015; neighbours in the embedding share the authors' labels."""
-    adata = some_cells(shared_data / "pbmc3k.h5ad", 600)
+    adata = some_cells(shared_data / "pbmc3k.h5ad", 300)
     sfm.tl.embed(adata)
     params = adata.uns["X_sfm"]["params"]
     assert params["coverage"] > 0.95
@@ -38,7 +38,7 @@ def test_old_symbols(shared_data: Path) -> None:
 
 
 def test_symbols_and_ensembl_ids_agree(shared_data: Path) -> None:
-    adata = some_cells(shared_data / "pbmc1k_v3.h5ad", 200)
+    adata = some_cells(shared_data / "pbmc1k_v3.h5ad", 60)
     adata = adata[:, (adata.var["ensembl_id"] != "").to_numpy()].copy()
     sfm.tl.embed(adata, key_added="symbols")
     sfm.tl.embed(adata, gene_symbols="ensembl_id", key_added="ids")
@@ -51,7 +51,7 @@ def test_symbols_and_ensembl_ids_agree(shared_data: Path) -> None:
 
 
 def test_mouse_cells_go_by_their_orthologs(shared_data: Path) -> None:
-    adata = some_cells(shared_data / "mouse_hpc_spring.h5ad", 200)
+    adata = some_cells(shared_data / "mouse_hpc_spring.h5ad", 60)
     sfm.tl.embed(adata)
     params = adata.uns["X_sfm"]["params"]
     assert params["species"] == "mouse"
@@ -61,14 +61,14 @@ def test_mouse_cells_go_by_their_orthologs(shared_data: Path) -> None:
 
 
 def test_half_of_the_expression_missing_is_warned_of(shared_data: Path) -> None:
-    adata = some_cells(shared_data / "pbmc5k_cite_hvg_rna.h5ad", 100)
+    adata = some_cells(shared_data / "pbmc5k_cite_hvg_rna.h5ad", 40)
     with pytest.warns(UserWarning, match=r"'sfm-mini' knows few of the genes: coverage is below 50 %.* of 4000 genes"):
         sfm.tl.embed(adata)
     assert 0.3 < adata.uns["X_sfm"]["params"]["coverage"] < 0.5
 
 
 def test_a_panel_of_another_species_is_refused(shared_data: Path) -> None:
-    adata = some_cells(shared_data / "mouse_brain_merfish_tf.h5ad", 100)
+    adata = some_cells(shared_data / "mouse_brain_merfish_tf.h5ad", 40)
     with pytest.raises(ValueError, match="'sfm-mini' knows too few of the genes.*mouse species.*made for human genes"):
         sfm.tl.embed(adata)
     assert not adata.obsm

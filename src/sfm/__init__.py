@@ -7,9 +7,24 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sfm import annotation, data, datasets, genes, get, metrics, model, nn, pl, pp, tl, tokenizers, train
+    from sfm import (
+        annotation,
+        data,
+        datasets,
+        genes,
+        get,
+        metrics,
+        model,
+        nn,
+        pl,
+        pp,
+        sentences,
+        tl,
+        tokenizers,
+        train,
+    )
     from sfm._settings import settings
-    from sfm.checkpoints import PretrainedCells, list_models, load
+    from sfm.checkpoints import NonCommercialWarning, PretrainedCells, list_models, load
     from sfm.files import embed_file
     from sfm.genes import GeneVocabulary
     from sfm.inference import EmbeddingPlan
@@ -22,6 +37,7 @@ __all__ = [
     "EmbeddingPlan",
     "GeneVocabulary",
     "ModelProtocol",
+    "NonCommercialWarning",
     "PretrainedCells",
     "TokenizedCellProtocol",
     "TokenizedCells",
@@ -38,6 +54,7 @@ __all__ = [
     "nn",
     "pl",
     "pp",
+    "sentences",
     "settings",
     "tl",
     "tokenizers",
@@ -55,6 +72,7 @@ _MODULES = {
     "nn",
     "pl",
     "pp",
+    "sentences",
     "tl",
     "tokenizers",
     "train",
@@ -63,6 +81,7 @@ _OBJECTS = {
     "EmbeddingPlan": "sfm.inference",
     "GeneVocabulary": "sfm.genes",
     "ModelProtocol": "sfm.protocols",
+    "NonCommercialWarning": "sfm.checkpoints",
     "PretrainedCells": "sfm.checkpoints",
     "TokenizedCellProtocol": "sfm.protocols",
     "TokenizedCells": "sfm.tokenizers",

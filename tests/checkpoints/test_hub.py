@@ -1,63 +1,66 @@
-"""Loading by hub id, against a server on this machine that answers as the hub does."""
+"""Loading from the hub, by id and by name, against a server on this machine that answers as the hub does."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import sfm
+from sfm.checkpoints._hub import parse_hub_id
 from sfm.datasets import toy_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+GENEFORMER = Path(__file__).parents[1] / "goldens" / "geneformer" / "A_v1"
+V1 = "ctheodoris/Geneformer/Geneformer-V1-10M"
 
 
-def about(folder: Path) -> dict[str, object]:
-    files = [{"rfilename": path.name} for path in folder.iterdir()]
-    return {"id": "lab/toy", "sha": COMMIT, "siblings": files}
+def contents(folder: Path) -> dict[str, Path]:
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
 
-def listing(folder: Path) -> list[dict[str, object]]:
-    return [
-        {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": COMMIT} for path in folder.iterdir()
-    ]
-
-
-def make_handler(folder: Path) -> type[BaseHTTPRequestHandler]:
+def make_handler(repositories: Path) -> type[BaseHTTPRequestHandler]:
     class Hub(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
             self.do_GET()
 
         def do_GET(self) -> None:
             parts = self.path.split("?")[0].strip("/").split("/")
-            if parts[:4] == ["api", "models", "lab", "toy"] and parts[-1] in ("main", COMMIT):
-                self.answer(json.dumps(listing(folder) if "tree" in parts else about(folder)).encode())
-            elif parts[:3] == ["lab", "toy", "resolve"] and (folder / parts[-1]).exists():
-                self.answer((folder / parts[-1]).read_bytes())
+            is_api = parts[:2] == ["api", "models"]
+            repository = "/".join(parts[2:4] if is_api else parts[:2])
+            files = contents(repositories / repository)
+            path = "/".join(parts[4:])
+            if is_api and files and parts[-1] in ("main", COMMIT):
+                self.answer(json.dumps(tree(files) if "tree" in parts else about(repository, files)).encode())
+            elif parts[2:3] == ["resolve"] and path in files:
+                self.answer(files[path].read_bytes(), whole=repository != "lab/broken" or path != "model.safetensors")
             else:
                 self.send_response(404)
                 self.send_header("X-Error-Code", "RepoNotFound")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
-        def answer(self, content: bytes) -> None:
+        def answer(self, content: bytes, *, whole: bool = True) -> None:
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
             self.send_header("X-Repo-Commit", COMMIT)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(content)
+                self.wfile.write(content if whole else content[:1000])
+                self.close_connection = not whole
 
         def log_message(self, *_: object) -> None:
             pass
@@ -65,12 +68,41 @@ def make_handler(folder: Path) -> type[BaseHTTPRequestHandler]:
     return Hub
 
 
+def about(repository: str, files: dict[str, Path]) -> dict[str, object]:
+    return {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]}
+
+
+def tree(files: dict[str, Path]) -> list[dict[str, object]]:
+    return [{"type": "file", "path": name, "size": path.stat().st_size, "oid": COMMIT} for name, path in files.items()]
+
+
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[str]:
-    folder = tmp_path / "repository"
-    toy_model().save_pretrained(folder)
-    (folder / "evil.pkl").write_bytes(b"never fetched")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(folder))
+def repositories(tmp_path: Path) -> Path:
+    """A model of sfm's own, and Geneformer's repository with what should and what should not be fetched."""
+    folder = tmp_path / "repositories"
+    toy_model().save_pretrained(folder / "lab" / "toy")
+    for file in ("evil.pkl", "last.ckpt", "modeling.py"):
+        (folder / "lab" / "toy" / file).write_bytes(b"never fetched")
+    shutil.copytree(folder / "lab" / "toy", folder / "lab" / "broken")
+    (folder / "lab" / "nothing").mkdir()
+    (folder / "lab" / "nothing" / "README.md").write_text("# Nothing")
+
+    top = folder / "ctheodoris" / "Geneformer"
+    shutil.copytree(GENEFORMER / "model", top / "Geneformer-V1-10M")
+    shutil.copytree(GENEFORMER / "dicts", top / "geneformer" / "gene_dictionaries_30m")
+    (top / "geneformer" / "tokenizer.py").write_text("raise SystemExit")
+    (top / "Geneformer-V1-10M" / "training_args.bin").write_bytes(b"never fetched")
+    (top / "model.safetensors").write_bytes(b"another model")
+
+    shutil.copytree(GENEFORMER / "model", folder / "lab" / "finetuned")
+    shutil.copytree(GENEFORMER / "dicts", folder / "lab" / "finetuned", dirs_exist_ok=True)
+    (folder / "lab" / "finetuned" / "model.safetensors").unlink()
+    return folder
+
+
+@pytest.fixture
+def hub(repositories: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(repositories))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -82,35 +114,118 @@ def hub(tmp_path: Path) -> Iterator[str]:
 # In a process of its own: huggingface_hub reads its settings once, at import.
 SCRIPT = """
 import json, sys, sfm
-pretrained = sfm.load(sys.argv[1], revision=None if len(sys.argv) < 3 else sys.argv[2])
-print(json.dumps([pretrained.name, pretrained.revision, pretrained.params()["weights_hash"]]))
+
+def attempt(name, revision=None):
+    try:
+        pretrained = sfm.load(name, revision=revision)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return [pretrained.name, pretrained.revision, pretrained.params()["weights_hash"]]
+
+print(json.dumps([attempt(*arguments) for arguments in json.loads(sys.argv[1])]))
 """
 
 
-def load_in_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments],
-        env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1", **environment},
+def attempts(*calls: tuple[str, ...], home: Path, **environment: str) -> list[Any]:
+    """What `sfm.load` gives for each call: name, revision and hash of the weights, or the error."""
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(calls)],
+        env={
+            **os.environ,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_XET": "1",
+            **environment,
+        },
         capture_output=True,
         text=True,
         check=False,
     )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
 
 
-def test_hub_id(hub: str, tmp_path: Path) -> None:
-    online = load_in_process("lab/toy", HF_ENDPOINT=hub, HF_HOME=str(tmp_path / "home"))
-    assert online.returncode == 0, online.stderr
-    name, revision, weights_hash = json.loads(online.stdout)
-    assert (name, revision) == ("lab/toy", COMMIT)
-    assert weights_hash == toy_model().params()["weights_hash"]
-    assert not list(tmp_path.glob("home/**/evil.pkl"))
-
-    offline = load_in_process("lab/toy", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "home"))
-    assert json.loads(offline.stdout) == [name, revision, weights_hash], offline.stderr
+def fetched(home: Path, repository: str) -> set[str]:
+    folder = home / "hub" / f"models--{repository.replace('/', '--')}" / "snapshots" / COMMIT
+    return set(contents(folder))
 
 
-@pytest.mark.parametrize("arguments", [("lab/other",), ("lab/toy", "v9")])
-def test_what_the_hub_does_not_have(hub: str, tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    result = load_in_process(*arguments, HF_ENDPOINT=hub, HF_HOME=str(tmp_path / "home"))
-    assert result.returncode == 1
-    assert f"FileNotFoundError: Could not fetch '{arguments[0]}'" in result.stderr.splitlines()[-1]
+def test_a_repository_in_our_layout(hub: str, tmp_path: Path) -> None:
+    online, other, revision, broken = attempts(
+        ("lab/toy",), ("lab/other",), ("lab/toy", "v9"), ("lab/broken",), home=tmp_path / "home", HF_ENDPOINT=hub
+    )
+    assert online == ["lab/toy", COMMIT, toy_model().params()["weights_hash"]]
+    assert fetched(tmp_path / "home", "lab/toy") == {
+        "config.json",
+        "model.safetensors",
+        "vocabulary.json",
+        "cell_tokenizer.json",
+    }
+    assert other.startswith("FileNotFoundError: Could not fetch 'lab/other' from")
+    assert revision.startswith("FileNotFoundError: Could not fetch 'lab/toy' at revision 'v9'")
+    assert broken.startswith("ConnectionError: The download of 'lab/broken' from the Hugging Face hub broke")
+
+    offline, other = attempts(("lab/toy",), ("lab/other",), home=tmp_path / "home", HF_HUB_OFFLINE="1")
+    assert offline == online
+    assert other.startswith("FileNotFoundError: Could not fetch 'lab/other'")
+    assert "HF_HUB_OFFLINE forbids downloads" in other
+
+
+def test_a_published_repository_by_name_and_by_id(hub: str, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    direct = sfm.load(GENEFORMER / "model").params()["weights_hash"]
+    by_name, by_id, finetuned, nothing, folder, top = attempts(
+        ("geneformer-v1-10m",),
+        (V1,),
+        ("lab/finetuned",),
+        ("lab/nothing",),
+        ("ctheodoris/Geneformer/nothing",),
+        ("tahoebio/Tahoe-x1",),
+        home=home,
+        HF_ENDPOINT=hub,
+    )
+    assert by_name == ["geneformer-v1-10m", COMMIT, direct]
+    assert by_id == [V1, COMMIT, direct]
+    assert fetched(home, "ctheodoris/Geneformer") == {
+        "Geneformer-V1-10M/config.json",
+        "Geneformer-V1-10M/model.safetensors",
+        *(f"geneformer/gene_dictionaries_30m/{path.name}" for path in (GENEFORMER / "dicts").iterdir()),
+    }
+    # Where there are no safetensors, the pickled weights are fetched, and read without running anything.
+    assert finetuned == ["lab/finetuned", COMMIT, direct]
+    assert "FileNotFoundError" in nothing
+    assert "is not a model directory" in nothing
+    assert folder.startswith("FileNotFoundError: There are no files of a model")
+    assert "'geneformer-v1-10m'" in folder
+    assert top.startswith("FileNotFoundError: Could not fetch 'tahoebio/Tahoe-x1'")
+
+    offline, not_here = attempts(("geneformer-v1-10m",), ("geneformer-v2-104m",), home=home, HF_HUB_OFFLINE="1")
+    assert offline == by_name
+    assert not_here.startswith("FileNotFoundError")
+    assert "HF_HUB_OFFLINE" in not_here
+
+
+def test_a_file_that_the_repository_lacks_is_named(hub: str, repositories: Path, tmp_path: Path) -> None:
+    dictionary = "geneformer/gene_dictionaries_30m/gene_median_dictionary_gc30M.pkl"
+    (repositories / "ctheodoris" / "Geneformer" / dictionary).unlink()
+    [error] = attempts(("geneformer-v1-10m",), home=tmp_path / "home", HF_ENDPOINT=hub)
+    assert error.startswith("FileNotFoundError: 'ctheodoris/Geneformer' lacks")
+    assert dictionary in error
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("org/name", ("org/name", "")),
+        ("org/name/folder", ("org/name", "folder")),
+        ("org/name.v1/a/b-c", ("org/name.v1", "a/b-c")),
+        ("name", None),
+        ("../name", None),
+        ("org/name/..", None),
+        ("/org/name", None),
+        ("org//name", None),
+        ("org/name?x", None),
+    ],
+)
+def test_hub_ids(text: str, parts: tuple[str, str] | None) -> None:
+    assert parse_hub_id(text) == parts

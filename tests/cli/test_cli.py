@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,12 +31,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:zarr v3 autosharding:UserWarning
 COMMANDS = ("embed", "tokenize", "annotate", "models")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some cells and a model."""
+    made = tmp_path_factory.mktemp("made")
+    toy_cells(60).write_h5ad(made / "cells.h5ad")
+    toy_model(max_length=48).save_pretrained(made / "model")
+    return made
+
+
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with some cells and a model."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    toy_cells(60).write_h5ad("cells.h5ad")
-    toy_model(max_length=48).save_pretrained("model")
     return tmp_path
 
 

@@ -5,6 +5,7 @@ Each run is a forked process, so that torch is imported once, and all scenarios 
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -100,14 +101,13 @@ def every_step(folder: Path, suffix: str, copy_input: str) -> dict[str, object]:
 
 
 def chosen(paths: list[str], *, all_of_them: bool) -> list[int]:
-    """All steps; or those behind the parts, which are the same for all formats: if there are many, some and the last."""
-    n_steps = len(paths)
+    """All steps; or some from the last part to the finished output, the others being the same for all formats."""
     if all_of_them:
-        return list(range(n_steps))
-    first = max(i for i, path in enumerate(paths) if "/part-" in path and path.endswith(".new")) + 1
-    if n_steps - first <= 25:
-        return list(range(first, n_steps))
-    return sorted({*range(first, n_steps, (n_steps - first) // 7), *range(n_steps - 7, n_steps)})
+        return list(range(len(paths)))
+    new = [i for i, path in enumerate(paths) if path.endswith(".new")]
+    last_part = max(i for i in new if "/part-" in paths[i])
+    finished = max(new) + 5  # "ready" is written, and the output gets its name
+    return sorted({*range(last_part, finished, max((finished - last_part) // 4, 1)), *range(finished - 5, finished)})
 
 
 def parts_of(out: Path) -> list[Path]:
@@ -198,6 +198,7 @@ def main(parent: str) -> None:
         path = folder / f"cells{suffix}"
         getattr(toy_cells(N_CELLS[scenario], n_genes=60), f"write_{suffix[1:]}")(path)
         embed_file(path, MODEL, folder / f"first{suffix}")  # compiles, so that no child has to
+        gc.freeze()  # or each child would copy what its collector looks at
         found[name] = scenario(folder, suffix, option)
     print(json.dumps(found))  # noqa: T201
 

@@ -88,7 +88,9 @@ def test_neighbours_of_a_trained_model_agree_in_bf16(shared_data: Any) -> None:
 
     adata = ad.read_h5ad(shared_data / "pbmc3k.h5ad")[:100].copy()
     pretrained = sfm.load("sfm-mini")
-    cells = encode_cells(adata, pretrained.tokenizer, model_name="sfm-mini").cells
+    settings = {**pretrained.tokenizer.to_dict(), "max_length": 256}
+    tokenizer = type(pretrained.tokenizer).from_dict(settings, pretrained.vocabulary)
+    cells = encode_cells(adata, tokenizer, model_name="sfm-mini").cells
     single, half = (
         embed_tokens(pretrained.model, cells, pad_id=0, precision=p, device="cpu") for p in ("fp32", "bf16")
     )

@@ -24,10 +24,10 @@ TRAIN = {"accelerator": "cpu", "enable_progress_bar": False}
 @pytest.fixture(scope="module")
 def model() -> CausalCellModel:
     adata = toy_cells(60)
-    CausalCellModel.setup_anndata(adata, max_length=128)
+    CausalCellModel.setup_anndata(adata, max_length=64)
     scvi.settings.seed = 0
     model = CausalCellModel(adata, **SIZES)
-    model.train(max_epochs=40, batch_size=6, plan_kwargs={"lr": 1e-2}, **TRAIN)
+    model.train(max_epochs=15, batch_size=6, plan_kwargs={"lr": 3e-2}, **TRAIN)
     return model
 
 
@@ -64,7 +64,7 @@ def test_loss_is_that_of_the_next_gene(model: CausalCellModel) -> None:
     module = model.module.eval()
     with torch.no_grad():
         loss = module(minibatch)[2].loss
-        ended = torch.cat([tokens, torch.tensor([[3]])], dim=1)[:, :128]  # <eos>, unless the cell was cut
+        ended = torch.cat([tokens, torch.tensor([[3]])], dim=1)[:, :64]  # <eos>, unless the cell was cut
         scores = module.network(ended, torch.ones_like(ended)).logits.log_softmax(dim=-1)
     expected = -scores[0, torch.arange(ended.shape[1] - 1), ended[0, 1:]].mean()
     torch.testing.assert_close(loss, expected)
@@ -81,7 +81,7 @@ def test_generated_cells_are_well_formed(model: CausalCellModel, generated: ad.A
         assert model.vocabulary.eos_id not in ids
     assert generated.obs["n_genes"].tolist() == (tokens.lengths - 1).tolist()
     assert (generated.X > 0).sum(axis=1).A1.tolist() == generated.obs["n_genes"].tolist()
-    assert generated.obs["complete"].tolist() == (tokens.lengths < 128).tolist()
+    assert generated.obs["complete"].tolist() == (tokens.lengths < 64).tolist()
 
 
 def test_expression_gives_the_order_again(model: CausalCellModel, generated: ad.AnnData) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +24,14 @@ TRAIN: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False}
 N_DONORS, N_CELLS = 24, 12
 
 
+@cache
+def many_cells() -> AnnData:
+    return toy_cells(3000)
+
+
 def donors(*, share: float = 0.25, seed: int = 0) -> AnnData:
     """Donors of cells of two types; in disease, some cells are of the third type. Other seeds give other cells."""
-    adata = toy_cells(3000)[600 * seed :]
+    adata = many_cells()[600 * seed :]
     rng = np.random.default_rng(seed)
     of_type = {
         name: list(np.flatnonzero(adata.obs["cell_type"] == name)) for name in adata.obs["cell_type"].cat.categories

@@ -9,7 +9,7 @@ import torch
 from sfm.datasets import toy_cells
 from sfm.model import MaskedCellModel
 from sfm.nn import BACKBONES
-from sfm.train._freeze import backbone_layers
+from sfm.nn._layers import backbone_layers
 
 if TYPE_CHECKING:
     from pathlib import Path

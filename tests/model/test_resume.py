@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from lightning.pytorch.callbacks import Callback
 from sfm.datasets import toy_cells
 from sfm.model import MaskedCellModel
 from sfm.train._checkpoint import checkpoints_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 EPOCHS = 3
@@ -157,27 +161,36 @@ def test_resume_refuses_other_data(tmp_path: Path) -> None:
 
 
 _SCRIPT = """
-import sys
+import os, sys
 sys.path.insert(0, {tests!r})
-from test_resume import run
-run(checkpoint_dir={folder!r}, checkpoint_every=2, resume=True)
+from test_resume import killed_when_written, run
+for checkpoint in ("checkpoint-4", "checkpoint-10"):
+    killed_when_written(
+        {folder!r} + "/" + checkpoint, lambda: run(checkpoint_dir={folder!r}, checkpoint_every=2, resume=True)
+    )
 """
 
 
+def killed_when_written(checkpoint: str, function: Callable[[], object]) -> None:
+    """Kill a child that runs a function once it has written a checkpoint."""
+    pid = os.fork()
+    if pid == 0:
+        function()
+        os._exit(0)
+    deadline = time.monotonic() + 120
+    while not (Path(checkpoint) / "training.ckpt").exists():
+        assert time.monotonic() < deadline
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the run ended before it could be killed"
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="runs are forked")
 def test_killed_process_goes_on(whole: MaskedCellModel, tmp_path: Path) -> None:
     """SIGKILL at whatever point, twice; the third run ends with the weights of an undisturbed one."""
     script = _SCRIPT.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
-    for checkpoint in ("checkpoint-4", "checkpoint-10"):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
-        )
-        deadline = time.monotonic() + 120
-        while not (tmp_path / checkpoint / "training.ckpt").exists():
-            assert time.monotonic() < deadline
-            assert process.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert process.returncode == -signal.SIGKILL
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
     assert_same(run(checkpoint_dir=tmp_path, checkpoint_every=2, resume=True), whole)

@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 import zlib
 from contextlib import contextmanager
+from functools import partial
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING
@@ -72,7 +73,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 def _write(archive: Path, folder: Path, name: str, open_member: Callable[[], IO[bytes]]) -> None:
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in path.parts[0]:
+    if path.is_absolute() or not path.parts or ".." in path.parts or ":" in path.parts[0]:
         msg = f"{str(archive)!r} holds {name!r}, which would be written outside of its folder. Nothing was unpacked."
         raise ValueError(msg)
     target = folder / path
@@ -82,7 +83,8 @@ def _write(archive: Path, folder: Path, name: str, open_member: Callable[[], IO[
 
 
 def _members(archive: Path) -> Iterator[Member]:
-    return _zip_members(archive) if zipfile.is_zipfile(archive) else _tar_members(archive)
+    is_zip = zipfile.is_zipfile(archive) or archive.suffix.lower() == ".zip"
+    return _zip_members(archive) if is_zip else _tar_members(archive)
 
 
 def _tar_members(archive: Path) -> Iterator[Member]:
@@ -92,7 +94,7 @@ def _tar_members(archive: Path) -> Iterator[Member]:
                 continue
             if not member.isreg():
                 raise _not_a_file(archive, member.name)
-            yield member.name, lambda member=member: _opened(tar, member)
+            yield member.name, partial(_opened, tar, member)
         stream = tar.fileobj
         if isinstance(stream, io.BufferedReader):  # not compressed, so nothing else tells a broken header from the end
             stream.seek(tar.offset)
@@ -120,7 +122,7 @@ def _zip_members(archive: Path) -> Iterator[Member]:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
                 raise _not_a_file(archive, member.filename)
-            yield member.filename, lambda member=member: content.open(member)
+            yield member.filename, partial(content.open, member)
 
 
 def _not_a_file(archive: Path, name: str) -> ValueError:
@@ -135,8 +137,9 @@ def _damage_named(archive: Path) -> Iterator[None]:
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the archive
             raise
+        why = str(error).partition("\n")[0].rstrip(":")
         msg = (
-            f"{str(archive)!r} cannot be unpacked ({error}). It is truncated or no archive: download it again. Nothing "
+            f"{str(archive)!r} cannot be unpacked ({why}). It is truncated or no archive: download it again. Nothing "
             "was unpacked."
         )
         raise ValueError(msg) from error

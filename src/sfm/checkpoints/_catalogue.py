@@ -70,10 +70,7 @@ def list_models() -> pd.DataFrame:
     """
     import pandas as pd
 
-    records = [
-        {name: value for name, value in asdict(entry).items() if name != "source"} | {"source": entry.source.page}
-        for entry in known_entries().values()
-    ]
+    records = [{**asdict(entry), "source": entry.source.page} for entry in known_entries().values()]
     columns = [
         "name",
         "family",

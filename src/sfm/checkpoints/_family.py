@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from sfm._registry import Registry
 
@@ -18,19 +18,19 @@ FAMILIES = Registry(
     kind="checkpoint family",
     entries={
         "geneformer": "sfm.checkpoints.geneformer:GENEFORMER",
+        "nicheformer": "sfm.checkpoints.nicheformer:NICHEFORMER",
+        "uce": "sfm.checkpoints.uce:UCE",
+        "state_se": "sfm.checkpoints.state_se:STATE_SE",
+        "scgpt": "sfm.checkpoints.scgpt:SCGPT",
+        "tahoe_x1": "sfm.checkpoints.tahoe_x1:TAHOE_X1",
+        "transcriptformer": "sfm.checkpoints.transcriptformer:TRANSCRIPTFORMER",
+        "scfoundation": "sfm.checkpoints.scfoundation:SCFOUNDATION",
+        "cellplm": "sfm.checkpoints.cellplm:CELLPLM",
+        "cell_sentences": "sfm.checkpoints.cell_sentences:CELL_SENTENCES",
+        "scmodelforge": "sfm.checkpoints.scmodelforge:SCMODELFORGE",
     },
     entry_point_group="sfm.checkpoints",
 )
-
-
-class ReadDirectory(Protocol):
-    """Function that reads a directory in the layout of the family."""
-
-    def __call__(
-        self, directory: Path, *, name: str, revision: str | None, trust_pickle: bool, **options: Any
-    ) -> PretrainedCells:
-        """Return the model."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class Family:
     """What its authors call it."""
     recognise: Callable[[Path], bool]
     """Whether a directory is in the published layout, judged by its files' names and headers alone."""
-    read: ReadDirectory
-    """Reads such a directory."""
+    read: Callable[..., PretrainedCells]
+    """Reads such a directory: `read(directory, *, name, revision, trust_pickle, **options)`."""
     patterns: tuple[str, ...]
     """Glob patterns of all files that are read, for downloads; nothing that can carry code."""
     options: Mapping[str, str] = field(default_factory=dict)

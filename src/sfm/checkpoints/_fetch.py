@@ -12,12 +12,13 @@ from sfm import _logging as logg
 from sfm.checkpoints._archive import unpack
 from sfm.checkpoints._cache import is_offline
 from sfm.checkpoints._download import download
+from sfm.checkpoints._sources import UrlSource
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from sfm.checkpoints._sources import ManualSource, RemoteFile, UrlSource
+    from sfm.checkpoints._sources import ManualSource, RemoteFile
 
 
 def fetch(source: UrlSource, folder: Path, *, name: str, others: Sequence[Path] = ()) -> None:
@@ -57,16 +58,32 @@ def fetch(source: UrlSource, folder: Path, *, name: str, others: Sequence[Path] 
                 _fetch_file(file, target, name=name)
 
 
+def beside(directory: Path, files: Sequence[RemoteFile], folder: Path, *, name: str, revision: str) -> Path:
+    """Bring files from elsewhere into a folder that also has, as links, those of a hub model; return that folder."""
+    fetch(UrlSource("", tuple(files)), folder, name=name)
+    together = folder / revision
+    together.mkdir(exist_ok=True)
+    paths = {path.name: path for path in directory.iterdir()} | {file.path: folder / file.path for file in files}
+    with FileLock(folder / ".lock"):
+        for path, source in paths.items():
+            if not (together / path).exists():
+                _link(source.resolve(), together / path)
+    return together
+
+
 def require(source: ManualSource, folder: Path, *, name: str) -> None:
-    """Raise unless the files of a model that has no direct address are in its folder."""
+    """Raise unless the files of a model that has no direct address are in its folder, which is made for them."""
     missing = [file for file in source.files if not (folder / file).exists()]
     if not missing:
         return
-    where = "; ".join(f"{file!r} from {source.page_of(file)}" for file in missing)
+    folder.mkdir(parents=True, exist_ok=True)
+    places = dict.fromkeys(map(source.place_of, missing))
+    files = {place: ", ".join(repr(file) for file in missing if source.place_of(file) == place) for place in places}
+    where = "; and ".join(f"{names} from {place}" for place, names in files.items())
     msg = (
-        f"{name!r} has no address that a program can download from. Download {where}, with a browser, and put "
-        f"{'it' if len(missing) == 1 else 'them'} into {str(folder)!r} under {'this name' if len(missing) == 1 else 'these names'}; "
-        f"then sfm.load({name!r}) finds {'it' if len(missing) == 1 else 'them'}. Or pass the folder that has them."
+        f"The files of {name!r} have no address that a program can download from. Download with a browser {where}. Put "
+        f"what you get into {str(folder)!r} under these names, and sfm.load({name!r}) finds it; or pass the folder that "
+        "has all of them."
     )
     raise FileNotFoundError(msg)
 
@@ -81,7 +98,11 @@ def _fetch_file(file: RemoteFile, target: Path, *, name: str) -> None:
         download(file, arrives)
         logg.info("    finished", time=start, deep=f"written to {str(arrives)!r}")
     if file.archive:
-        unpack(archive, target)
+        try:
+            unpack(archive, target)
+        except ValueError:
+            archive.unlink()  # or the next call would find it again
+            raise
         archive.unlink()
 
 

@@ -10,6 +10,7 @@ from sfm import _logging as logg
 from sfm.checkpoints._cache import is_offline
 from sfm.checkpoints._entries import CATALOGUE
 from sfm.checkpoints._files import CONFIG, HUB_PATTERNS
+from sfm.checkpoints._pretrained import is_model_directory
 from sfm.checkpoints._sources import HubSource
 
 if TYPE_CHECKING:
@@ -86,12 +87,17 @@ def fetch_repository(
         If the repository or the folder is neither on the hub nor in the cache.
     """
     inside = f"{folder}/" if folder else ""
-    wanted = {f"{inside}{pattern}" for pattern in {*HUB_PATTERNS, *patterns} - {_PICKLED_WEIGHTS}}
-    wanted |= _companions(repo, inside)
-    top = _snapshot(repo, sorted(wanted), revision=revision)
+    wanted = {f"{inside}{pattern}" for pattern in HUB_PATTERNS}
+    top = _snapshot(repo, wanted, revision=revision)
+    if not is_model_directory(top / folder):
+        # What the families read is more, and some of it large, so it is not asked for before.
+        wanted |= {f"{inside}{pattern}" for pattern in patterns if pattern != _PICKLED_WEIGHTS} | _companions(
+            repo, inside
+        )
+        top = _snapshot(repo, wanted, revision=revision)
     directory = top / folder
     if (directory / CONFIG).exists() and not any(directory.glob("*.safetensors")):
-        top = _snapshot(repo, sorted(wanted | {f"{inside}{_PICKLED_WEIGHTS}"}), revision=revision)
+        top = _snapshot(repo, wanted | {f"{inside}{_PICKLED_WEIGHTS}"}, revision=revision)
     if not directory.is_dir() or not any(directory.iterdir()):
         where = f"in the folder {folder!r} of" if folder else "at the top of"
         msg = f"There are no files of a model that sfm can read {where} {repo!r}{_at(revision)}.{hint}"
@@ -114,12 +120,14 @@ def _snapshot(repo: str, patterns: Iterable[str], *, revision: str | None) -> Pa
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    # What breaks on the way is named by httpx or by httpx2, whichever this version of the hub's client uses.
+    broken: type[Exception] = next(base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError")
     try:
         return Path(
             snapshot_download(
                 repo,
                 revision=revision,
-                allow_patterns=list(patterns),
+                allow_patterns=sorted(patterns),
                 tqdm_class=None if logg.show_progress() else _no_bar(),
             )
         )
@@ -134,10 +142,16 @@ def _snapshot(repo: str, patterns: Iterable[str], *, revision: str | None) -> Pa
             f"directory here. {hint}"
         )
         raise FileNotFoundError(msg) from error
+    except broken as error:
+        msg = (
+            f"The download of {repo!r}{_at(revision)} from the Hugging Face hub broke ({type(error).__name__}: {error}). "
+            "Try again: files that have come are kept."
+        )
+        raise ConnectionError(msg) from error
 
 
 def _no_bar() -> type[tqdm]:
-    from huggingface_hub.utils import tqdm as hub_tqdm
+    from huggingface_hub.utils.tqdm import tqdm as hub_tqdm
 
     class NoBar(hub_tqdm):  # type: ignore[misc, valid-type]
         def __init__(self, *args: object, **options: object) -> None:

@@ -67,14 +67,14 @@ def load(
     >>> sfm.load("sfm-mini").tokenizer.name
     'rank'
     """
-    found = locate(name_or_path, revision=revision)
+    found = locate(name_or_path, revision=revision, family=family)
     return read_directory(
         found.directory,
         name=str(name_or_path),
         revision=found.revision,
         family=family or found.family,
         trust_pickle=trust_pickle,
-        **options,
+        **{**found.options, **options},
     )
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class HubSource:
     subfolder: str = ""
     """Folder of the model itself."""
     revision: str | None = None
+    companions: tuple[RemoteFile, ...] = ()
+    """Files that the model needs and its repository lacks."""
 
     @property
     def page(self) -> str:
@@ -59,12 +65,15 @@ class ManualSource:
     page: str
     files: tuple[str, ...]
     """Paths in the folder of the model."""
+    note: str = ""
+    """Where on the page they are."""
     elsewhere: tuple[tuple[str, str], ...] = ()
     """Those that are on another page, with that page."""
 
-    def page_of(self, file: str) -> str:
-        """Page that one of the files is on."""
-        return dict(self.elsewhere).get(file, self.page)
+    def place_of(self, file: str) -> str:
+        """Page that one of the files is on, and where on it."""
+        note = f" ({self.note})" if self.note else ""
+        return dict(self.elsewhere).get(file, f"{self.page}{note}")
 
 
 Source = BundledSource | HubSource | UrlSource | ManualSource
@@ -91,3 +100,5 @@ class CatalogueEntry:
     commercial_use: bool | None = None
     citation: str = ""
     description: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of :func:`sfm.load` for this model, unless they are given."""

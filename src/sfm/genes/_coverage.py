@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 _N_EXAMPLES = 5
 _LENGTH = 40
+# Fewer genes than this are no panel that a cell could be known by.
+_PANEL = 50
 
 
 def check_coverage(
@@ -29,7 +31,8 @@ def check_coverage(
     warn_below
         Coverage below which to warn.
     error_below
-        Coverage below which to raise.
+        Coverage below which to raise; only to warn, where coverage is the share of the vocabulary and the model knows each
+        of 50 genes or more, as of a targeted panel.
 
     Raises
     ------
@@ -45,7 +48,7 @@ def check_coverage(
     if alignment.n_known == 0:
         msg = f"{model} knows none of the {len(alignment)} genes. {found}{_examples(alignment)} {_fix(alignment)}"
         raise ValueError(msg)
-    if alignment.coverage < error_below:
+    if alignment.coverage < error_below and not _is_known_panel(alignment):
         msg = (
             f"{model} knows too few of the genes: coverage is below {100 * error_below:g} %. "
             f"{found}{_examples(alignment)} {_fix(alignment)}"
@@ -58,6 +61,11 @@ def check_coverage(
             "For a targeted panel this is to be expected."
         )
         warn(msg)
+
+
+def _is_known_panel(alignment: GeneAlignment) -> bool:
+    """Whether the data are few genes of which the model knows every one, as of a targeted panel."""
+    return alignment.coverage_of == "genes" and alignment.n_known == len(alignment) >= _PANEL
 
 
 def _examples(alignment: GeneAlignment) -> str:

@@ -29,7 +29,12 @@ BACKBONES: dict[str, str] = {
 }
 
 # Backbones of published models that transformers lacks, which register themselves when they are imported.
-_OWN_BACKBONES = {"sfm_encoder": "sfm.nn.architectures._encoder"}
+_OWN_BACKBONES = {
+    "sfm_encoder": "sfm.nn.architectures._encoder",
+    "sfm_flowformer": "sfm.nn.architectures._flowformer",
+    "sfm_nicheformer": "sfm.nn.architectures._nicheformer",
+    "sfm_transcriptformer": "sfm.nn.architectures._transcriptformer_backbone",
+}
 _UNUSED_TOKENS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 
 

@@ -272,7 +272,9 @@ class CellConfig(PreTrainedConfig):
                 msg = f"{name}={token!r} is not below vocab_size={self.vocab_size!r}. Pass None, or count it in vocab_size."
                 raise ValueError(msg)
         if self.pooling == "published" and get_architecture(self.architecture).readout is None:
-            msg = f"pooling='published', but architecture={self.architecture!r} says nothing of pooling. Choose another."
+            msg = (
+                f"pooling='published', but architecture={self.architecture!r} says nothing of pooling. Choose another."
+            )
             raise ValueError(msg)
         refuse_misfit_head(self)
 

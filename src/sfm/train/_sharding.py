@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sfm.train._freeze import backbone_layers
+from sfm.nn._layers import backbone_layers
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -117,7 +117,7 @@ def _uce(weights: str, file_id: int) -> UrlSource:
         return RemoteFile(f"https://figshare.com/ndownloader/files/{number}", path, archive=archive)
 
     return UrlSource(
-        page="https://figshare.com/articles/dataset/_/24320806",
+        page="https://figshare.com/articles/dataset/Universal_Cell_Embedding_Model_Files/24320806",
         files=(
             figshare(42706558, "species_chrom.csv"),
             figshare(42706555, "species_offsets.pkl"),
@@ -157,9 +157,9 @@ _SCFOUNDATION = CatalogueEntry(
     name="scfoundation",
     family="scfoundation",
     source=ManualSource(
-        page="the SharePoint folder named in https://github.com/biomap-research/scFoundation/tree/main/model "
-        "(or https://huggingface.co/genbio-ai/scFoundation)",
-        files=("models/models.ckpt", "OS_scRNA_gene_index.19264.tsv"),
+        page="https://github.com/biomap-research/scFoundation/tree/main/model",
+        note="which links to a SharePoint folder; https://huggingface.co/genbio-ai/scFoundation has a copy",
+        files=("models.ckpt", "OS_scRNA_gene_index.19264.tsv"),
         elsewhere=(("OS_scRNA_gene_index.19264.tsv", "https://github.com/biomap-research/scFoundation"),),
     ),
     size=119_000_000,
@@ -177,7 +177,8 @@ _CELLPLM = CatalogueEntry(
     name="cellplm-85m",
     family="cellplm",
     source=ManualSource(
-        page="the Dropbox folder named in https://github.com/OmicsML/CellPLM",
+        page="https://github.com/OmicsML/CellPLM",
+        note="which links to a Dropbox folder",
         files=("20230926_85M.config.json", "20230926_85M.best.ckpt"),
     ),
     size=85_000_000,

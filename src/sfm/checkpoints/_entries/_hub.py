@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sfm.checkpoints._sources import CatalogueEntry, HubSource
+from sfm.checkpoints._sources import CatalogueEntry, HubSource, RemoteFile
 
 # Tahoe-x1
 
@@ -21,7 +21,7 @@ _TAHOE_70M = CatalogueEntry(
     size=71_000_000,
     species="human",
     gene_ids="ensembl",
-    context=1023,
+    context=2047,
     dims=512,
     licence="Apache-2.0",
     commercial_use=True,
@@ -51,10 +51,29 @@ _TAHOE = (
 )
 
 
+# Nicheformer: the means that counts are divided by are only in the code repository, each at a commit that has it
+
+_MEANS = {
+    "b175a11fae32f790104521aeb5f64d16346e3be5": ("dissociated",),
+    "a9b706d008011019e3fb858822e7686391940495": ("merfish",),
+    "2e0bc5b593a039421ecd0d8c1b43b630c7ae620f": ("cosmx", "iss", "xenium"),
+}
+
 _NICHEFORMER = CatalogueEntry(
     name="nicheformer",
     family="nicheformer",
-    source=HubSource("theislab/Nicheformer", ("config.json", "vocab.json", "model.safetensors", "model.h5ad")),
+    source=HubSource(
+        "theislab/Nicheformer",
+        ("config.json", "vocab.json", "model.safetensors", "model.h5ad"),
+        companions=tuple(
+            RemoteFile(
+                f"https://raw.githubusercontent.com/theislab/nicheformer/{commit}/data/model_means/{name}_mean_script.npy",
+                f"{name}_mean_script.npy",
+            )
+            for commit, names in _MEANS.items()
+            for name in names
+        ),
+    ),
     size=49_300_000,
     species="human, mouse",
     gene_ids="ensembl",
@@ -62,7 +81,8 @@ _NICHEFORMER = CatalogueEntry(
     dims=512,
     licence="BSD-3-Clause (code)",
     citation="Tejada-Lapuerta et al. 2025, doi:10.1038/s41592-025-02814-z",
-    description="Nicheformer, dissociated and spatial cells.",
+    description="Nicheformer, dissociated and spatial cells; for the latter pass technology_mean=.",
+    options={"technology_mean": "dissociated"},
 )
 
 _STATE = CatalogueEntry(
@@ -86,8 +106,21 @@ _STATE = CatalogueEntry(
 # Cell2Sentence: causal language models as transformers saves them
 
 
+# Of a tokenizer, transformers may have saved any of these.
+_C2S_FILES = (
+    "config.json",
+    "generation_config*.json",
+    "model*.safetensors",
+    "model*.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map*.json",
+    "vocab*.json",
+    "merges*.txt",
+)
+
+
 def _c2s(repo: str) -> HubSource:
-    return HubSource(f"vandijklab/{repo}", ("config.json", "*.json", "*.safetensors", "tokenizer.model", "merges.txt"))
+    return HubSource(f"vandijklab/{repo}", _C2S_FILES)
 
 
 _C2S_GEMMA_2B = CatalogueEntry(

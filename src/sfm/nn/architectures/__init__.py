@@ -14,6 +14,16 @@ ARCHITECTURES = Registry(
     kind="architecture",
     entries={
         "geneformer": "sfm.nn.architectures._geneformer:GENEFORMER",
+        "nicheformer": "sfm.nn.architectures._nicheformer:NICHEFORMER",
+        "uce": "sfm.nn.architectures._uce:UCE",
+        "state_se": "sfm.nn.architectures._state_se:STATE_SE",
+        "scgpt": "sfm.nn.architectures._gene_and_value:GENE_AND_VALUE",
+        "tahoe_x1": "sfm.nn.architectures._gene_and_value:GENE_AND_VALUE",
+        "transcriptformer": "sfm.nn.architectures._transcriptformer:TRANSCRIPTFORMER",
+        "scfoundation": "sfm.nn.architectures._scfoundation:SCFOUNDATION",
+        "cellplm": "sfm.nn.architectures._cellplm:CELLPLM",
+        "cell_sentences": "sfm.nn.architectures._cell_sentences:CELL_SENTENCES",
+        "scmodelforge": "sfm.nn.architectures._scmodelforge:SCMODELFORGE",
     },
 )
 
