@@ -93,6 +93,33 @@ def test_batches_are_run_apart_in_the_reference_mode(adata: ad.AnnData) -> None:
     assert (whole - hidden(adata)).abs().max() > 1e-3
 
 
+def test_levels_are_the_same_tokens_in_whatever_parts_cells_are_read(adata: ad.AnnData) -> None:
+    tokenizer = sfm.load(_GOLDEN, reference=True).tokenizer
+    adata.obs["batch"] = list("abcb") * 4
+    whole, part = tokenizer.context_tokens(adata.obs), tokenizer.context_tokens(adata.obs[5:])
+    assert whole is not None
+    np.testing.assert_array_equal(part, whole[5:])
+    assert len(np.unique(whole)) == 3
+    assert whole.min() >= tokenizer.vocabulary.size
+
+
+@pytest.mark.parametrize("reference", [True, False])
+def test_genes_have_the_mean_vector_of_the_cells_that_express_them(
+    adata: ad.AnnData,
+    reference: bool,
+) -> None:
+    loaded: Any = sfm.load(_GOLDEN, reference=reference)
+    sfm.tl.embed_genes(adata, loaded)
+    gene = int(np.flatnonzero(np.isfinite(adata.varm["X_sfm_genes"]).all(axis=1))[0])
+    cells = encode_cells(adata, loaded.tokenizer, model_name="CellPLM").cells
+    minibatch = collate(cells, np.arange(16), pad_id=loaded.vocabulary.pad_id)
+    with torch.no_grad():
+        hidden = loaded.model(**minibatch).last_hidden_state[:, 0]
+    token = sfm.genes.align_genes(adata.var_names, loaded.vocabulary).token_ids[gene]
+    expressed = (minibatch["input_ids"] == token).any(dim=1)
+    np.testing.assert_allclose(adata.varm["X_sfm_genes"][gene], hidden[expressed].mean(dim=0), **_CLOSE)
+
+
 def test_the_modes_differ_as_the_documentation_says(
     adata: ad.AnnData, pretrained: Any, expected: dict[str, np.ndarray]
 ) -> None:

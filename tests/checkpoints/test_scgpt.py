@@ -298,7 +298,7 @@ def test_saving_in_our_layout_keeps_tokens_and_vectors(counts, tmp_path, options
 def test_it_is_fine_tuned_to_label_cells(counts, lora):
     counts.obs["kind"] = ["even", "odd"] * (counts.n_obs // 2)
     model = sfm.model.CellClassifier.from_pretrained(
-        sfm.load(GOLDEN / "model"), counts, labels_key="kind", lora=lora, pooling="cls", **SYMBOLS
+        sfm.load(GOLDEN / "model"), counts, labels_key="kind", lora=lora, **SYMBOLS
     )
     before = {name: tensor.clone() for name, tensor in model.module.network.state_dict().items()}
     model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)

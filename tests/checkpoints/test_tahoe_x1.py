@@ -255,7 +255,7 @@ def test_saving_in_our_layout_keeps_tokens_and_vectors(folder, adata, tmp_path, 
 @pytest.mark.filterwarnings(EMPTY)
 def test_it_is_fine_tuned_to_label_cells(adata, lora):
     model = sfm.model.CellClassifier.from_pretrained(
-        sfm.load(GOLDEN / "70m-model"), adata, labels_key="cell_type", lora=lora, pooling="cls", **IDS
+        sfm.load(GOLDEN / "70m-model"), adata, labels_key="cell_type", lora=lora, **IDS
     )
     before = {name: tensor.clone() for name, tensor in model.module.network.state_dict().items()}
     model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)

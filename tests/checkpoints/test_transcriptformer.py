@@ -484,3 +484,12 @@ def test_unknown_options_and_other_families_are_named(sound):
         sound.model(torch.tensor([[START, 8]]), torch.ones(1, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="gene_ids holds 3, which is no gene"):
         sound.tokenizer(np.ones((1, 1)), np.array([3]))
+
+
+@pytest.mark.filterwarnings(EMPTY)
+def test_likelihoods_of_cells_are_written_to_obs(expected, adata, reference):
+    sfm.tl.log_likelihood(adata, reference)
+    np.testing.assert_allclose(adata.obs["sfm_llh"], expected["llh"], **CLOSE)
+    assert adata.uns["sfm_llh"]["params"]["model"] == str(GOLDEN / "checkpoint")
+    with pytest.raises(TypeError, match="has no likelihood of counts"):
+        sfm.tl.log_likelihood(adata, "sfm-mini")

@@ -163,6 +163,13 @@ def test_a_cell_depends_on_itself_alone(uce, adata):
         np.testing.assert_allclose(embedded(part, uce, batch_size=batch_size), whole[rows], atol=1e-5)
 
 
+def test_cells_are_the_same_among_many(uce, adata):
+    token_ids = sfm.genes.align_genes(adata.var_names, uce.vocabulary).token_ids
+    alone, many = uce.tokenizer(adata.X, token_ids), uce.tokenizer(sparse.vstack([adata.X] * 40).tocsr(), token_ids)
+    np.testing.assert_array_equal(many.input_ids, np.tile(alone.input_ids, 40))
+    np.testing.assert_array_equal(many.lengths, np.tile(alone.lengths, 40))
+
+
 @pytest.mark.parametrize("form", ["split columns", "unknown columns", "csc", "dense", "integers", "stored zeros"])
 def test_the_form_of_the_counts_does_not_matter(uce, adata, form):
     counts = sparse.csr_matrix(adata.X)

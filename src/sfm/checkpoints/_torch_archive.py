@@ -120,7 +120,7 @@ class _Archive:
         self.zip = zipfile.ZipFile(path)
         # A plain array, whose slices are made faster than those of a memmap.
         self.mapped = np.asarray(np.memmap(path, mode="c", dtype=np.uint8))
-        self.buffer = memoryview(self.mapped)
+        self.buffer = self.mapped.data
         pickles = [name for name in self.zip.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             msg = "it is a zip archive, but not one of torch"

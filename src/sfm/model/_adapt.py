@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfm.model._labels import read_labels
 from sfm.nn import CellForSequenceClassification
+from sfm.nn.architectures import get_architecture
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,6 +44,14 @@ def changed_config(config: dict[str, Any], options: dict[str, Any]) -> dict[str,
             )
             raise TypeError(msg)
     return changed
+
+
+def pooling_for_labels(network: Any) -> dict[str, Any]:
+    """Pooling to learn labels with, where that of a published model is made for embedding alone."""
+    config = network.config
+    pooling = get_architecture(config.architecture).label_pooling
+    embeds_only = config.pooling == "published" and not isinstance(network, CellForSequenceClassification)
+    return {"pooling": pooling} if embeds_only and pooling is not None else {}
 
 
 def has_head_of(network: Any, pretrained: Any, *, n_labels: int) -> bool:

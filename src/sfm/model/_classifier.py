@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from sfm.checkpoints._resolve import resolve_model
-from sfm.model._adapt import changed_config, has_head_of, labels_of, new_labels
+from sfm.model._adapt import changed_config, has_head_of, labels_of, new_labels, pooling_for_labels
 from sfm.model._evaluation import LabelEvaluation
 from sfm.model._network import Backbone, cell_config, plain_backbone
 from sfm.model._registry import refuse_other_registry, set_up, split_setup
@@ -207,7 +207,7 @@ class CellClassifier(LabelEvaluation):
         loss_weights = options.pop("loss_weights", None)
         pretrained = resolve_model(model)
         network: Any = pretrained.model
-        config = changed_config(network.config.to_dict(), options)
+        config = changed_config(network.config.to_dict(), pooling_for_labels(network) | options)
         known = labels_of(network)
         if registry is not None:
             refuse_other_registry(registry, pretrained, adata, setup_kwargs)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import nn
+    from torch import Tensor, nn
 
-    from sfm.nn._config import CellConfig
+    from sfm.nn._config import CellConfig, Pooling
 
     MakeModule = Callable[[CellConfig], nn.Module]
 
@@ -27,6 +27,9 @@ class Architecture:
     context, unless that is the table. `None`: :class:`CellEmbedder`."""
     readout: MakeModule | None = None
     """Makes what maps `(hidden, input_ids, attention_mask)` to cell vectors, for `pooling="published"`."""
+    label_pooling: Pooling | None = None
+    """How cells are pooled by default to learn labels, where vectors of the readout leave a classifier little to see,
+    such as those of length one. `None`: as they are embedded."""
     vector_size: Callable[[CellConfig], int] | None = None
     """Dims of the vectors that the readout makes. `None`: those of the backbone."""
     gene_readout: MakeModule | None = None
@@ -36,3 +39,6 @@ class Architecture:
     """Makes what maps `(hidden, gene_table)` to logits of all tokens. `None`: :class:`GenePredictionHead`."""
     value_head: MakeModule | None = None
     """Makes what maps `(hidden, input_ids)` to expected values. `None`: :class:`ValueHead`."""
+    negative_log_likelihood: Callable[..., Tensor] | None = None
+    """Maps `(model, input_ids, attention_mask, values)` to the mean negative log-likelihood of a gene's count in each
+    cell, in nats, shape `(cells,)`; NaN for a cell without genes."""

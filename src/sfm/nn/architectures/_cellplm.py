@@ -79,8 +79,23 @@ class CellPLMReadout(nn.Module):
         return noise
 
 
+class CellPLMGenes(nn.Module):
+    """The vector of the cell for each of its genes; levels of `obs` are tokens beyond the table."""
+
+    def __init__(self, config: CellConfig) -> None:
+        super().__init__()
+        self.n_genes = config.vocab_size - 1
+
+    def forward(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return vectors, `(genes, dims)`, and token ids, `(genes,)`."""
+        is_gene = attention_mask.bool() & (input_ids < self.n_genes)
+        return hidden[is_gene], input_ids[is_gene]
+
+
 def _vector_size(config: CellConfig) -> int:
     return int(config.architecture_settings["latent_size"])
 
 
-CELLPLM = Architecture(embedder=CellPLMEmbedder, readout=CellPLMReadout, vector_size=_vector_size)
+CELLPLM = Architecture(
+    embedder=CellPLMEmbedder, readout=CellPLMReadout, vector_size=_vector_size, gene_readout=CellPLMGenes
+)

@@ -185,8 +185,11 @@ class FlowformerModel(PreTrainedModel):
 
 
 def cell_groups(first: Tensor, cells_per_group: int) -> list[Tensor]:
-    """Return the rows of each group: cells with the same first token, ascending, in runs of some number or whole."""
-    rows = [torch.nonzero(first == token).squeeze(1) for token in first.unique().tolist()]
+    """Return the rows of each group: cells with the same first token, in runs of some number or whole.
+
+    Groups are in the order in which their tokens first appear, rows ascend.
+    """
+    rows = [torch.nonzero(first == token).squeeze(1) for token in dict.fromkeys(first.tolist())]
     return [part for group in rows for part in group.split(cells_per_group or len(group))]
 
 

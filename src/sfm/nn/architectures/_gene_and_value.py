@@ -134,4 +134,6 @@ class ValueDecoder(nn.Module):
         return self.output(hidden).squeeze(-1).float(), None, None
 
 
-GENE_AND_VALUE = Architecture(embedder=GeneAndValueEmbedder, readout=UnitCls, value_head=ValueDecoder)
+GENE_AND_VALUE = Architecture(
+    label_pooling="cls", embedder=GeneAndValueEmbedder, readout=UnitCls, value_head=ValueDecoder
+)

@@ -168,5 +168,9 @@ def negative_log_likelihood(model: CellModel, input_ids: Tensor, attention_mask:
 
 
 TRANSCRIPTFORMER = Architecture(
-    embedder=ProteinEmbedder, readout=LengthReadout, gene_readout=NextGeneReadout, gene_head=NextGeneHead
+    embedder=ProteinEmbedder,
+    readout=LengthReadout,
+    gene_readout=NextGeneReadout,
+    gene_head=NextGeneHead,
+    negative_log_likelihood=negative_log_likelihood,
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
     from sfm.genes import GeneVocabulary
 
+_MOST_LEVELS = 2**30
+
 
 class CellPLMTokenizer(Tokenizer):
     """All expressed genes in the order of the vocabulary, each with the logarithm of its count plus one.
@@ -26,8 +29,7 @@ class CellPLMTokenizer(Tokenizer):
         Most tokens of a cell; the genes with the lowest counts are cut. Default: all fit.
     batch_key
         Column of `obs` whose levels are run apart from each other, where cells are run together: it becomes a token in
-        front of each cell, numbered in the order of the cells. All are one level where the column is missing. `None`
-        for cells that are run alone.
+        front of each cell. All are one level where the column is missing. `None` for cells that are run alone.
     """
 
     name: ClassVar[str] = "cellplm"
@@ -51,11 +53,11 @@ class CellPLMTokenizer(Tokenizer):
         """Return the level of each cell as a token beyond the vocabulary, see :meth:`Tokenizer.context_tokens`."""
         if self.batch_key is None:
             return None
-        if self.batch_key not in obs:
-            levels = np.zeros(len(obs), dtype=np.int64)
-        else:
-            levels, _ = pd.factorize(obs[self.batch_key], use_na_sentinel=False)
-        return (self.vocabulary.size + levels[:, None]).astype(np.int32)
+        levels = obs[self.batch_key].astype(str) if self.batch_key in obs else pd.Series("", index=obs.index)
+        codes, names = pd.factorize(levels)
+        # Made of the name, so that cells that are read in parts agree on it.
+        tokens = np.array([self.vocabulary.size + crc32(str(name).encode()) % _MOST_LEVELS for name in names])
+        return tokens[codes][:, None].astype(np.int32)
 
     def __call__(self, counts: np.ndarray | sparse.spmatrix | sparse.sparray, gene_ids: np.ndarray) -> TokenizedCells:
         """Tokenize cells, see :meth:`Tokenizer.__call__`."""
