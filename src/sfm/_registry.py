@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -20,8 +21,8 @@ class Registry:
     entry_point_group: str | None = None
 
     def _targets(self) -> dict[str, str]:
-        plugins = entry_points(group=self.entry_point_group) if self.entry_point_group else ()
-        return {ep.name: ep.value for ep in plugins} | self.entries
+        plugins = _plugins(self.entry_point_group) if self.entry_point_group else {}
+        return plugins | self.entries
 
     def names(self) -> list[str]:
         """Return the known names, sorted."""
@@ -35,3 +36,9 @@ class Registry:
             raise ValueError(msg)
         module, _, attribute = targets[name].partition(":")
         return getattr(import_module(module), attribute)
+
+
+@cache
+def _plugins(group: str) -> dict[str, str]:
+    """Entry points of a group; finding them reads the metadata of all that is installed."""
+    return {entry.name: entry.value for entry in entry_points(group=group)}

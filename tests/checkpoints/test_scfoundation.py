@@ -270,3 +270,18 @@ def test_truncated_and_other_files_are_refused(directory: Path, tmp_path: Path) 
 def test_unknown_options_are_refused(directory: Path, options: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sfm.load(directory, **options)
+
+
+def test_gene_vectors_are_means_of_all_decoded_genes(
+    directory: Path, adata: ad.AnnData, expected: dict[str, np.ndarray]
+) -> None:
+    gene_model = sfm.load(directory, part="gene")
+    rows = [int(np.flatnonzero(adata.obs["cell_id"] == cell)[0]) for cell in expected["gene_cells"]]
+    some = adata[rows].copy()
+    sfm.tl.embed_genes(some, gene_model, gene_symbols="gene_name")
+    token_ids = sfm.get.gene_fate(some, gene_model, gene_symbols="gene_name")["token_id"].to_numpy()
+    wanted = dict(zip(expected["gene_rows"].tolist(), expected["gene_emb_t4"].mean(axis=0), strict=True))
+    genes = [i for i, token in enumerate(token_ids) if int(token) in wanted]
+    assert len(genes) > 20
+    theirs = np.stack([wanted[int(token_ids[i])] for i in genes])
+    np.testing.assert_allclose(some.varm["X_sfm_genes"][genes], theirs, **_CLOSE)

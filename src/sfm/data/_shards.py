@@ -171,7 +171,9 @@ class CellShards(FiledCells):
         except ValueError as error:
             error.add_note(f"In the file {str(self.paths[i])!r}, rows {first} to {last}.")
             raise
-        return self.tokenizer(counts, self._token_ids[i])
+        cells = self.tokenizer(counts, self._token_ids[i])
+        context = self.tokenizer.context_tokens(adata.obs.iloc[rows]) if self.tokenizer.obs_columns else None
+        return cells if context is None else cells.with_prefix(context, value=self.tokenizer.context_value)
 
     def adata(self, i: int) -> AnnData:
         """Open a file, with its matrices left on disk.

@@ -67,8 +67,9 @@ class VocabularyIndex:
         alias = parsed.ensembl_id or name
         if alias in self.by_alias:
             return self.by_alias[alias], "model_alias"
-        if not parsed.ensembl_id:
-            return self._find_symbol(name, symbol_species)
+        return self._find_ensembl(name, parsed) if parsed.ensembl_id else self._find_symbol(name, symbol_species)
+
+    def _find_ensembl(self, name: str, parsed: ParsedName) -> Match:
         if parsed.ensembl_id in self.by_ensembl:
             return self.by_ensembl[parsed.ensembl_id], "version_stripped"
         if name in self.by_symbol:

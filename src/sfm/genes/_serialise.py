@@ -79,7 +79,7 @@ def read(path: Path) -> dict[str, Any]:
 def digest(vocabulary: GeneVocabulary) -> str:
     """Return the SHA-256 of every field, floats by their bits."""
     sha = hashlib.sha256()
-    texts = {
+    texts: dict[str, Any] = {
         "format": [FORMAT, VERSION],
         "gene_ids": vocabulary.gene_ids,
         "symbols": vocabulary.symbols,

@@ -39,8 +39,10 @@ class MinibatchLimits:
     def for_model(cls, model: object, batch_size: BatchSize, device: torch.device) -> MinibatchLimits:
         """Read `batch_size`, unless the vectors of the model depend on which cells are run together."""
         together: int | None = getattr(model, "cells_together", None)
-        limits = cls.of(batch_size, device)
-        return limits if together is None else cls(max_cells=together or None, in_order=True)
+        if together is not None:
+            return cls(max_cells=together or None, in_order=True)
+        own: int | None = getattr(model, "minibatch_size", None)
+        return cls.of(own if batch_size == "auto" and own is not None else batch_size, device)
 
     def split(self, lengths: np.ndarray) -> list[np.ndarray]:
         """Return rows per minibatch, longest first; or as they come."""

@@ -163,6 +163,12 @@ class MaskedCellModel(TokenModel):
         if objective not in _MODULES:
             msg = f"Unknown objective={objective!r}. Choose {', '.join(map(repr, _MODULES))}."
             raise ValueError(msg)
+        if objective != "values" and self.vocabulary.mask_id is None:
+            msg = (
+                f"objective={objective!r} hides genes behind the token '<mask>', which the vocabulary lacks: its model was "
+                "not pretrained in this way. To learn labels with it, use `sfm.model.CellClassifier.from_pretrained`."
+            )
+            raise ValueError(msg)
         if objective == "values" and not self.tokenizer.has_values:
             msg = (
                 f"objective='values' predicts expression, but tokens of the {self.tokenizer.name!r} tokenizer have none. "

@@ -102,6 +102,11 @@ class CellModel(CellPreTrainedModel):
         together: int | None = self.config.architecture_settings.get("cells_together")
         return together
 
+    @property
+    def minibatch_size(self) -> int | None:
+        """Cells of a minibatch by default; `None` where that is a matter of tokens."""
+        return get_architecture(self.config.architecture).minibatch_size
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the gene embedding."""
         genes: nn.Module = self.embedder.genes
@@ -214,6 +219,10 @@ class CellModel(CellPreTrainedModel):
         Vectors of all genes of all cells, shape `(genes, dims)`, from the layer that cells are read from, and their token
         ids, shape `(genes,)`.
         """
+        of_architecture = get_architecture(self.config.architecture).gene_vectors
+        found = None if of_architecture is None else of_architecture(self, input_ids, attention_mask, values)
+        if found is not None:
+            return found
         with first_layers(self.backbone, self.config.hidden_layer):
             hidden = self(input_ids, attention_mask, values, **kwargs).last_hidden_state
         if self.gene_readout is not None:

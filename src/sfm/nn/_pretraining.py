@@ -7,7 +7,7 @@ from torch import nn
 from transformers.utils import ModelOutput
 
 from sfm._docs import MINIBATCH, doc_params
-from sfm.nn._heads import gene_head, PairHead
+from sfm.nn._heads import PairHead, gene_head
 from sfm.nn._losses import mean_cross_entropy
 from sfm.nn._masking import IGNORED
 from sfm.nn._pair_prediction import refuse_without_segments

@@ -29,6 +29,11 @@ class CellModelWithHead(CellPreTrainedModel):
         """How many cells are run together, see :class:`CellModel`."""
         return self.cell.cells_together
 
+    @property
+    def minibatch_size(self) -> int | None:
+        """Cells of a minibatch by default, see :class:`CellModel`."""
+        return self.cell.minibatch_size
+
     def get_input_embeddings(self) -> nn.Module:
         """Return the gene embedding."""
         return self.cell.get_input_embeddings()

@@ -25,7 +25,7 @@ _KEY = "X_sfm_genes"
 
 
 @doc_params(input=INPUT, copy=COPY)
-def embed_genes(
+def embed_genes(  # noqa: PLR0913
     adata: AnnData,
     model: str | Path | PretrainedCells | ModelProtocol | None = None,
     *,

@@ -28,7 +28,7 @@ _KEY = "sfm_llh"
 
 
 @doc_params(input=INPUT, copy=COPY)
-def log_likelihood(  # noqa: PLR0913
+def log_likelihood(
     adata: AnnData,
     model: str | Path | PretrainedCells,
     *,

@@ -35,6 +35,11 @@ class Architecture:
     gene_readout: MakeModule | None = None
     """Makes what maps `(hidden, input_ids, attention_mask)` to vectors of genes in context, shape `(genes, dims)`, and
     their token ids, shape `(genes,)`. `None`: the hidden states of tokens that are genes."""
+    gene_vectors: Callable[..., tuple[Tensor, Tensor] | None] | None = None
+    """Maps `(model, input_ids, attention_mask, values)` to the same two, where hidden states alone do not tell them; or to
+    `None` if this model has none of its own."""
+    minibatch_size: int | None = None
+    """Cells of a minibatch by default, for models whose cost does not grow with the genes of a cell."""
     gene_head: MakeModule | None = None
     """Makes what maps `(hidden, gene_table)` to logits of all tokens. `None`: :class:`GenePredictionHead`."""
     value_head: MakeModule | None = None

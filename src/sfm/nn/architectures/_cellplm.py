@@ -97,5 +97,9 @@ def _vector_size(config: CellConfig) -> int:
 
 
 CELLPLM = Architecture(
-    embedder=CellPLMEmbedder, readout=CellPLMReadout, vector_size=_vector_size, gene_readout=CellPLMGenes
+    embedder=CellPLMEmbedder,
+    readout=CellPLMReadout,
+    vector_size=_vector_size,
+    gene_readout=CellPLMGenes,
+    minibatch_size=64,
 )

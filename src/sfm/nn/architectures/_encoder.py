@@ -51,7 +51,7 @@ class EncoderConfig(PreTrainedConfig):
 
     model_type: ClassVar[str] = "sfm_encoder"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         *,
         hidden_size: int = 512,

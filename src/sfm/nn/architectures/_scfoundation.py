@@ -125,4 +125,20 @@ def contextual_genes(model: CellModel, input_ids: Tensor, attention_mask: Tensor
     return torch.cat(vectors)[:, : model.embedder.n_genes]
 
 
-SCFOUNDATION = Architecture(embedder=ScFoundationEmbedder, readout=ScFoundationReadout, vector_size=_vector_size)
+def decoded_genes(
+    model: CellModel, input_ids: Tensor, attention_mask: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor] | None:
+    """Return vectors of all genes of all cells and their token ids, if the model was loaded with `part="gene"`."""
+    if getattr(model.readout, "decoder", None) is None:
+        return None
+    vectors = contextual_genes(model, input_ids, attention_mask, values)  # (cells, genes, dims)
+    token_ids = torch.arange(vectors.shape[1], device=vectors.device).repeat(len(vectors))
+    return vectors.flatten(0, 1), token_ids
+
+
+SCFOUNDATION = Architecture(
+    embedder=ScFoundationEmbedder,
+    readout=ScFoundationReadout,
+    vector_size=_vector_size,
+    gene_vectors=decoded_genes,
+)
