@@ -14,7 +14,7 @@ demo: .venv/installed
 # One thread per process, because two processes share the cores.
 test: export OMP_NUM_THREADS := 1
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --durations=50 --durations-min=5
+	$(BIN)/python -m pytest -n 2 --dist loadscope --durations=60 --durations-min=5
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 RUNS = [
     (["tokenization.py"], ["--cells", "3000", "--loop-cells", "1000"]),
     (["embedding.py", "--cells", "32"], ["--cells", "8", "--repeats", "1"]),
+    (["embedding.py", "--cells", "32", "--in-order", "--batch-size", "10"], ["--cells", "8", "--repeats", "1"]),
     (["embedding.py", "--shape", "10M", "--cells", "16"], ["--cells", "4", "--repeats", "1"]),
     (["embedding.py", "--shape", "104M", "--cells", "4", "--batch-size", "4"], ["--cells", "2", "--repeats", "1"]),
     (["loading.py"], ["--cells", "5000", "--limit", "3"]),

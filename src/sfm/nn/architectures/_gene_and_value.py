@@ -68,11 +68,16 @@ class GeneAndValueEmbedder(nn.Module):
         if token_type_ids is not None:
             msg = "token_type_ids were given, but this model has no token types. Leave them out."
             raise ValueError(msg)
-        genes = self.gene_norm(self.genes(input_ids))  # (cells, tokens, dims)
+        genes = self.gene_vectors(input_ids)  # (cells, tokens, dims)
         clipped = values.clamp(max=self.max_value).unsqueeze(-1).to(self.expand.weight.dtype)
         expanded = self.project(self.activation(self.expand(clipped)))
         tokens = genes + self.dropout(self.value_norm(expanded))
         return tokens if self.input_norm is None else self.input_norm(tokens)
+
+    def gene_vectors(self, tokens: Tensor) -> Tensor:
+        """Map genes `(...)` to `(..., dims)`."""
+        vectors: Tensor = self.gene_norm(self.genes(tokens))
+        return vectors
 
 
 class FixedBatchNorm(nn.Module):
