@@ -25,7 +25,8 @@ def test_names_are_unique_and_speak() -> None:
 
 
 def test_every_family_that_is_read_has_models() -> None:
-    assert set(FAMILIES.names()) <= {entry.family for entry in CATALOGUE}
+    # What scModelForge trains has no names: it is read from directories.
+    assert set(FAMILIES.names()) - {"scmodelforge"} <= {entry.family for entry in CATALOGUE}
 
 
 def test_every_model_that_is_listed_can_be_read() -> None:

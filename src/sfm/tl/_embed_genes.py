@@ -89,7 +89,7 @@ def embed_genes(  # noqa: PLR0913
     >>> adata = sfm.datasets.toy_cells()
     >>> sfm.tl.embed_genes(adata, kind="static")
     >>> adata.varm["X_sfm_genes"].shape
-    (200, 128)
+    (300, 128)
     """
     if kind not in ("contextual", "static"):
         msg = f"Unknown kind={kind!r}. Choose 'contextual' or 'static'."
