@@ -168,3 +168,22 @@ def test_unknown_architectures_and_missing_readouts_are_told() -> None:
 def test_every_architecture_is_there(name: str) -> None:
     architecture = get_architecture(name)
     assert (architecture.vector_size is None) or architecture.readout is not None
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("side", ["right", "left", "none"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.inference_mode()
+def test_cells_that_are_read_from_their_first_token_are_the_same(norm_first: bool, side: str, attention: str) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = backbone_config("sfm_encoder", norm_first=norm_first, final_norm=norm_first, **sizes)
+    torch.manual_seed(0)
+    model = CellModel(CellConfig(10, config, pooling="cls", attn_implementation=attention)).eval()
+    ids, mask = torch.tensor([[2, 4, 5, 6], [2, 7, 8, 0], [0, 0, 0, 0]]), torch.tensor([[1] * 4, [1, 1, 1, 0], [0] * 4])
+    if side == "left":
+        ids, mask = ids.flip(1), mask.flip(1)
+    if side == "none":
+        ids, mask = ids[:1], mask[:1]
+    wanted = model.pool(model(ids, mask).last_hidden_state, ids, mask, pooling="cls")
+    assert model._reads_first_token(mask, None) == (side != "left")
+    torch.testing.assert_close(model.encode(ids, mask), wanted, rtol=1e-4, atol=1e-6)

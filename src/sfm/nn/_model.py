@@ -198,9 +198,25 @@ class CellModel(CellPreTrainedModel):
         -------
         Cell vectors, shape `(cells, dims)`; zeros for a cell without tokens.
         """
+        if self._reads_first_token(attention_mask, pooling):
+            kwargs["n_queries"] = 1
         with first_layers(self.backbone, self.config.hidden_layer):
             hidden = self(input_ids, attention_mask, values, **kwargs).last_hidden_state
-        return self.pool(hidden, input_ids, attention_mask, pooling=pooling)
+        n_tokens = hidden.shape[1]
+        return self.pool(hidden, input_ids[:, :n_tokens], attention_mask[:, :n_tokens], pooling=pooling)
+
+    def _reads_first_token(self, attention_mask: Tensor, pooling: Pooling | None) -> bool:
+        """Whether the backbone need not compute more than the vector of each cell's first token."""
+        if "n_queries" not in self._arguments or self.backbone.config._attn_implementation not in ("eager", "sdpa"):
+            return False
+        pooling = self.config.pooling if pooling is None else pooling
+        reads_first = pooling == "cls" or (pooling == "published" and getattr(self.readout, "reads_first_token", False))
+        # Where padding stands on the left, the first token does not; compiled code cannot look.
+        return (
+            reads_first
+            and not torch.compiler.is_compiling()
+            and not bool((attention_mask[:, 0] < attention_mask.amax(dim=1)).any())
+        )
 
     @doc_params(minibatch=MINIBATCH)
     def gene_vectors(

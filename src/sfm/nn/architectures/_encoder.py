@@ -99,15 +99,31 @@ class SelfAttention(nn.Module):
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
         self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
 
-    def forward(self, hidden: Tensor, mask: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """Return `(cells, tokens, dims)` and, where the implementation gives them, attention weights."""
-        n_cells, n_tokens, _ = hidden.shape
-        # (3, cells, heads, tokens, dims per head)
-        query, key, value = self.qkv(hidden).view(n_cells, n_tokens, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
+    def forward(
+        self, hidden: Tensor, mask: Any, n_queries: int | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return `(cells, queries, dims)` and, where the implementation gives them, attention weights.
+
+        Queries are the first `n_queries` tokens; all by default.
+        """
+        query, key, value = self._projected(hidden, n_queries)
+        if n_queries is not None and mask is not None and mask.shape[-2] > 1:
+            mask = mask[..., :n_queries, :]
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, plain_attention)
         dropout = self.config.hidden_dropout_prob if self.training else 0.0
         attended, weights = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling, **kwargs)
-        return self.output(attended.reshape(n_cells, n_tokens, -1)), weights
+        return self.output(attended.flatten(2)), weights
+
+    def _projected(self, hidden: Tensor, n_queries: int | None) -> list[Tensor]:
+        """Queries, keys and values, each of shape `(cells, heads, tokens, dims per head)`."""
+        if n_queries is None or type(self.qkv) is not nn.Linear:  # adapters and the like know the whole product alone
+            parts = list(self.qkv(hidden).chunk(3, dim=-1))
+            parts[0] = parts[0][:, :n_queries]
+        else:
+            size, weight, bias = hidden.shape[-1], self.qkv.weight, self.qkv.bias
+            queries = F.linear(hidden[:, :n_queries], weight[:size], bias[:size])
+            parts = [queries, *F.linear(hidden, weight[size:], bias[size:]).chunk(2, dim=-1)]
+        return [part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in parts]
 
 
 def plain_attention(  # noqa: PLR0917
@@ -141,14 +157,16 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.activation = ACT2FN[config.hidden_act]
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden: Tensor, mask: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """Map `(cells, tokens, dims)` to the same shape, and return attention weights as well."""
+    def forward(
+        self, hidden: Tensor, mask: Any, n_queries: int | None = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Map `(cells, tokens, dims)` to the same of the first `n_queries` tokens; return attention weights as well."""
         if self.norm_first:
-            attended, weights = self.attention(self.attention_norm(hidden), mask, **kwargs)
-            hidden = hidden + self.dropout(attended)
+            attended, weights = self.attention(self.attention_norm(hidden), mask, n_queries, **kwargs)
+            hidden = hidden[:, :n_queries] + self.dropout(attended)
             return hidden + self._feedforward(self.feedforward_norm(hidden)), weights
-        attended, weights = self.attention(hidden, mask, **kwargs)
-        hidden = self.attention_norm(hidden + self.dropout(attended))
+        attended, weights = self.attention(hidden, mask, n_queries, **kwargs)
+        hidden = self.attention_norm(hidden[:, :n_queries] + self.dropout(attended))
         return self.feedforward_norm(hidden + self._feedforward(hidden)), weights
 
     def _feedforward(self, hidden: Tensor) -> Tensor:
@@ -197,6 +215,7 @@ class EncoderModel(PreTrainedModel):
         *,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
+        n_queries: int | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Run all layers.
@@ -211,6 +230,8 @@ class EncoderModel(PreTrainedModel):
             Position of each token, same shape. Default: 0, 1, 2, ...
         output_hidden_states, output_attentions
             Whether to return those of each layer; attention weights need `attn_implementation="eager"`.
+        n_queries
+            How many tokens from the first on the result is wanted of: the last layer then leaves out the rest.
         kwargs
             Passed to the attention.
         """
@@ -218,8 +239,9 @@ class EncoderModel(PreTrainedModel):
         hidden = inputs_embeds + self._positions(inputs_embeds, position_ids)
         mask = self._mask(inputs_embeds, attention_mask)
         states, weights = [hidden], []
-        for layer in self.layers:
-            hidden, of_layer = layer(hidden, mask, **kwargs)
+        for i, layer in enumerate(self.layers):
+            is_last = i == len(self.layers) - 1
+            hidden, of_layer = layer(hidden, mask, n_queries if is_last else None, **kwargs)
             states.append(hidden)
             weights.append(of_layer)
         return BaseModelOutput(

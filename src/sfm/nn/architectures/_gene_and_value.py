@@ -113,6 +113,8 @@ class FixedBatchNorm(nn.Module):
 class UnitCls(nn.Module):
     """The vector of the first token, divided by its length."""
 
+    reads_first_token = True
+
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
 

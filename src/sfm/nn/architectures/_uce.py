@@ -41,6 +41,8 @@ class UCEEmbedder(nn.Module):
 class UCEReadout(nn.Module):
     """Cell vectors of length one from the vectors of `<cls>`."""
 
+    reads_first_token = True
+
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
         *inner, last = pairwise([config.hidden_size, *config.architecture_settings["decoder_sizes"]])
