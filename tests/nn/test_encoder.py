@@ -73,7 +73,11 @@ def test_it_is_the_encoder_of_torch(
     ours = make(norm_first=norm_first, hidden_act=hidden_act, final_norm=norm_first, layer_norm_eps=1e-4)
     theirs = of_torch(ours)(embeds, src_key_padding_mask=~mask.bool())
     seen = mask.bool()
-    torch.testing.assert_close(ours(embeds, mask).last_hidden_state[seen], theirs[seen], rtol=1e-4, atol=1e-5)
+    output = ours(embeds, mask, output_hidden_states=True)
+    torch.testing.assert_close(output.last_hidden_state[seen], theirs[seen], rtol=1e-4, atol=1e-5)
+    assert len(output.hidden_states) == 3
+    torch.testing.assert_close(output.hidden_states[0], embeds)
+    torch.testing.assert_close(output.hidden_states[-1], output.last_hidden_state)
 
 
 @torch.inference_mode()

@@ -244,8 +244,9 @@ class EncoderModel(PreTrainedModel):
             hidden, of_layer = layer(hidden, mask, n_queries if is_last else None, **kwargs)
             states.append(hidden)
             weights.append(of_layer)
+        states[-1] = self.norm(hidden)
         return BaseModelOutput(
-            last_hidden_state=self.norm(hidden),
+            last_hidden_state=states[-1],
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=tuple(weights) if output_attentions else None,
         )
