@@ -212,8 +212,13 @@ def embedding_params(
         "layer": layer,
         "use_raw": use_raw,
         "n_empty_cells": n_empty,
-        **{f"{name}_version": version(name) for name in PACKAGES},
+        **package_versions(),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Provenance of the packages that results depend on."""
+    return {f"{name}_version": version(name) for name in PACKAGES}
 
 
 def report_empty(n_empty: int, n_obs: int) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 from anndata import AnnData
@@ -18,6 +17,7 @@ from sfm.annotation._resolve import LabelledOptions, resolve_reference
 from sfm.annotation._tree import LabelHierarchy
 from sfm.annotation._voting import clusters_from_obs
 from sfm.data._encode import _refuse_other_types
+from sfm.inference._cells import package_versions
 from sfm.tl._annotation_slots import write_annotation
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def annotate(  # noqa: PLR0913
         "layer": layer,
         "use_raw": use_raw,
         "n_rejected": int((decision.codes < 0).sum()),
-        **{f"{name}_version": version(name) for name in ("sfm-tools", "torch", "transformers", "anndata")},
+        **package_versions(),
     }
     adata = own_data(adata, copy=copy)
     keys = annotation_keys(key_added)

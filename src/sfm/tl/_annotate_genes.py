@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ from sfm._docs import COPY, INPUT, doc_params
 from sfm._views import own_data
 from sfm.checkpoints._resolve import resolve_model
 from sfm.data import encode_cells
+from sfm.inference._cells import package_versions
 from sfm.inference._precision import Precision, choose_device, choose_precision
 from sfm.tl._gene_probabilities import gene_probabilities, token_classifier
 from sfm.tl._gene_rows import token_ids_of_var
@@ -144,7 +144,7 @@ def annotate_genes(  # noqa: PLR0913
             "precision": in_precision,
             "device": str(choose_device(device)),
             "n_genes_labelled": int((genes.n_cells > 0).sum()),
-            **{f"{name}_version": version(name) for name in ("sfm-tools", "torch", "transformers", "anndata")},
+            **package_versions(),
         }
     }
     logg.info("    finished", time=start, deep=f"added\n    {key!r}, labels of genes (adata.var)")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 from sfm import _logging as logg
@@ -8,6 +7,7 @@ from sfm._docs import COPY, INPUT, doc_params
 from sfm._views import own_data, refuse_copy_of_file
 from sfm.checkpoints._resolve import resolve_model
 from sfm.data import stream_cells
+from sfm.inference._cells import package_versions
 from sfm.inference._genes import contextual_gene_vectors, static_gene_vectors
 from sfm.inference._precision import Precision, choose_device, choose_precision
 from sfm.tl._gene_rows import token_ids_of_var
@@ -119,7 +119,7 @@ def embed_genes(  # noqa: PLR0913
             "use_raw": use_raw,
             "precision": in_precision,
             "device": str(choose_device(device)),
-            **{f"{name}_version": version(name) for name in ("sfm-tools", "torch", "transformers", "anndata")},
+            **package_versions(),
         }
     }
     logg.info("    finished", time=start, deep=f"added\n    {key!r}, gene embeddings (adata.varm)")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,6 +9,7 @@ from sfm._docs import COPY, INPUT, doc_params
 from sfm._views import own_data, refuse_copy_of_file
 from sfm.checkpoints._resolve import resolve_model
 from sfm.data import stream_cells
+from sfm.inference._cells import package_versions
 from sfm.inference._genes import cell_model
 from sfm.inference._loop import cell_bar, run_tokens
 from sfm.inference._precision import Precision, choose_device, choose_precision
@@ -104,7 +104,7 @@ def log_likelihood(
             "use_raw": use_raw,
             "precision": in_precision,
             "device": str(choose_device(device)),
-            **{f"{name}_version": version(name) for name in ("sfm-tools", "torch", "transformers", "anndata")},
+            **package_versions(),
         }
     }
     logg.info("    finished", time=start, deep=f"added\n    {key!r}, negative log-likelihood per gene (adata.obs)")
