@@ -22,6 +22,7 @@ import torch
 from scipy import sparse
 
 import sfm
+from sfm.checkpoints import _licence
 from sfm.checkpoints._family import FAMILIES
 
 if TYPE_CHECKING:
@@ -301,6 +302,14 @@ def test_models_that_never_hid_genes_say_so() -> None:
         sfm.model.MaskedCellModel.from_pretrained(
             sfm.load(directory_of(golden, ROOT), **golden.sizes), whole_cells(golden)
         )
+
+
+def test_a_licence_goes_with_weights_that_are_saved_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    golden = GOLDEN["STATE SE"]
+    sfm.load(directory_of(golden, tmp_path)).save_pretrained(tmp_path / "ours")
+    monkeypatch.setattr(_licence, "_shown", set())
+    with pytest.warns(sfm.NonCommercialWarning, match="excludes commercial use"):
+        sfm.load(tmp_path / "ours")
 
 
 def test_every_family_has_a_row() -> None:

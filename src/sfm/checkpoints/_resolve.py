@@ -98,7 +98,11 @@ def read_directory(
             "mean nothing to it. Leave them out."
         )
         raise TypeError(msg)
-    return read_pretrained(directory, name=name, revision=revision, trust_pickle=trust_pickle)
+    pretrained = read_pretrained(directory, name=name, revision=revision, trust_pickle=trust_pickle)
+    model: Any = pretrained.model
+    if model.config.architecture is not None:  # a licence goes with the weights, whatever layout they are saved in
+        show_licence(model.config.architecture)
+    return pretrained
 
 
 def resolve_model(model: Any, *, tokenizer: Tokenizer | None = None) -> PretrainedCells:
