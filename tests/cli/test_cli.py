@@ -203,10 +203,15 @@ def interrupt_once_there_is(folder: Path, pattern: str) -> Iterator[None]:
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # What runs in the background may have been started with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = Thread(target=wait)
     thread.start()
-    yield
-    thread.join()
+    try:
+        yield
+    finally:
+        thread.join()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_interrupt_says_how_to_go_on(
