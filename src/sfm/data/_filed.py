@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from sfm.data._block_split import block_bounds
@@ -9,16 +10,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class FiledCells:
+class FiledCells(ABC):
     """Cells that are from one or several files, one file after the other."""
 
     #: Cells of each file.
     sizes: list[int]
 
     @property
+    @abstractmethod
     def sources(self) -> list[dict[str, Any]]:
         """Describe the files, in order."""
-        raise NotImplementedError
 
     def place_of(self, row: int) -> str:
         """Return the number of a cell in its file, and the name of that.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,9 @@ import numpy as np
 from sfm._warn import warn
 from sfm.data._stream import CellStream, stream_cells
 from sfm.inference._embed import embed_tokens
-from sfm.inference._loop import cell_bar
 from sfm.inference._minibatches import MinibatchLimits
 from sfm.inference._precision import choose_device, choose_precision
-from sfm.inference._prepare import in_eval_mode
+from sfm.inference._windows import over_windows
 from sfm.inference._workers import embed_on_workers, runs_on_workers, worker_device
 
 if TYPE_CHECKING:
@@ -133,34 +133,12 @@ def embed_windows(
     options: dict[str, Any] = {"pooling": pooling, "precision": choose_precision(precision, device)}
     if runs_on_workers(stream, device):
         options |= {"batch_size": batch_size, "device": device}
-        embedded = embed_on_workers(pretrained, stream, options, start=start, stop=stop)
-    else:
-        embedded = _embed_here(pretrained, stream, options, batch_size, choose_device(device), start, stop)
-    yield from embedded
-
-
-def _embed_here(  # noqa: PLR0917
-    pretrained: PretrainedCells,
-    stream: CellStream,
-    options: dict[str, Any],
-    batch_size: BatchSize,
-    device: torch.device,
-    start: int,
-    stop: int,
-) -> Iterator[Embedded]:
-    limits = MinibatchLimits.for_model(pretrained.model, batch_size, device)
-    with cell_bar(None, stop - start, "Embedding") as progress, in_eval_mode(pretrained.model, device):
-        for rows, cells in stream.windows(start=start, stop=stop):
-            vectors = embed_tokens(
-                pretrained.model,
-                cells,
-                pad_id=pretrained.vocabulary.pad_id,
-                device=device,
-                progress=progress,
-                limits=limits,
-                **options,
-            )
-            yield rows, vectors, is_empty(cells, pretrained.tokenizer)
+        yield from embed_on_workers(pretrained, stream, options, start=start, stop=stop)
+        return
+    run = partial(embed_tokens, pretrained.model, pad_id=pretrained.vocabulary.pad_id, **options)
+    where: dict[str, Any] = {"batch_size": batch_size, "device": device, "start": start, "stop": stop}
+    for rows, cells, vectors in over_windows(run, pretrained.model, stream, doing="Embedding", **where):
+        yield rows, vectors, is_empty(cells, pretrained.tokenizer)
 
 
 def _refuse_other_shape(out: np.ndarray, shape: tuple[int, int]) -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from sfm.inference._loop import cell_bar, run_tokens
-from sfm.inference._minibatches import MinibatchLimits
-from sfm.inference._precision import choose_device
-from sfm.inference._prepare import in_eval_mode
+from sfm.inference._loop import run_tokens
+from sfm.inference._windows import over_windows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +19,9 @@ if TYPE_CHECKING:
     from sfm.data._stream import CellStream
     from sfm.inference._minibatches import BatchSize
     from sfm.inference._precision import Precision
+
+
+_DOING = "Embedding genes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,21 +67,10 @@ def contextual_gene_vectors(
         means.add(vectors, token_ids)
         return (minibatch["attention_mask"].sum(dim=1),)
 
-    chosen = choose_device(device)
-    limits = MinibatchLimits.for_model(pretrained.model, batch_size, chosen)
-    with cell_bar(None, stream.n_obs, "Embedding genes") as progress, in_eval_mode(cell, chosen):
-        for _, cells in stream.windows():
-            run_tokens(
-                cell,
-                add,
-                cells,
-                pad_id=pretrained.vocabulary.pad_id,
-                doing="Embedding genes",
-                device=device,
-                precision=precision,
-                progress=progress,
-                limits=limits,
-            )
+    options: dict[str, Any] = {"pad_id": pretrained.vocabulary.pad_id, "doing": _DOING, "precision": precision}
+    run = partial(run_tokens, cell, add, **options)
+    for _ in over_windows(run, cell, stream, doing=_DOING, batch_size=batch_size, device=device):
+        pass
     return means.result()
 
 

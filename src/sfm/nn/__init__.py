@@ -19,12 +19,13 @@ from sfm.nn._likelihood import negative_binomial_log_likelihood, zero_inflated_l
 from sfm.nn._masked import CellForMaskedLM, MaskedCellOutput
 from sfm.nn._masked_value import CellForMaskedValue, MaskedValueOutput
 from sfm.nn._masking import HIDDEN_VALUE, counts_from_values, mask_tokens, mask_values
-from sfm.nn._model import CellModel, CellModelOutput, CellPreTrainedModel
+from sfm.nn._model import CellModel
 from sfm.nn._multiple_choice import CellForMultipleChoice, MultipleChoiceOutput
 from sfm.nn._objectives import OBJECTIVES, Objective, register_with_transformers
 from sfm.nn._pair_prediction import CellForPairPrediction, PairPredictionOutput
 from sfm.nn._pairs import join_pairs, sample_pairs
 from sfm.nn._pooling import AttentionPooling, pool
+from sfm.nn._pretrained import CellModelOutput, CellPreTrainedModel
 from sfm.nn._pretraining import CellForPreTraining, PreTrainingOutput
 from sfm.nn._question_answering import CellForQuestionAnswering, QuestionAnsweringOutput, best_spans
 from sfm.nn._sequences import append_token, causal_labels, insert_token, stack_choices

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sfm.nn._config import CellConfig, Pooling
-    from sfm.nn._model import CellModelOutput
+    from sfm.nn._pretrained import CellModelOutput
 
 SAMPLES = """\
 sample_index

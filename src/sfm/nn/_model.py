@@ -1,65 +1,26 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
 
 from sfm._docs import MINIBATCH, doc_params
 from sfm.nn._backbone import arguments_of, build_backbone, first_position
-from sfm.nn._config import CellConfig
 from sfm.nn._embedder import CellEmbedder
 from sfm.nn._fitness import refuse_misfit
+from sfm.nn._gene_vectors import GeneVectors
 from sfm.nn._layers import first_layers
 from sfm.nn._pooling import AttentionPooling, pool
+from sfm.nn._pretrained import CellModelOutput, CellPreTrainedModel
 from sfm.nn.architectures import get_architecture
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-    from transformers import Cache
 
-    from sfm.nn._config import Pooling
-
-
-@dataclass
-class CellModelOutput(ModelOutput):
-    """Output of :class:`CellModel`.
-
-    `last_hidden_state` has shape `(cells, tokens, dims)`; `past_key_values`, and `hidden_states` and `attentions` per
-    layer, where asked for.
-    """
-
-    last_hidden_state: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+    from sfm.nn._config import CellConfig, Pooling
 
 
-class CellPreTrainedModel(PreTrainedModel):
-    """Base of all cell models: configuration, weights, saving and loading."""
-
-    config_class = CellConfig
-    if TYPE_CHECKING:
-        config: CellConfig
-    base_model_prefix = "cell"
-    main_input_name = "input_ids"
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Fill in what transformers does not know: of our own modules, those with weights of their own say how."""
-        super()._init_weights(module)
-        initialize = getattr(module, "_init_own_weights", None)
-        if initialize is not None:
-            initialize(self.config)
-
-
-class CellModel(CellPreTrainedModel):
+class CellModel(GeneVectors, CellPreTrainedModel):
     """Gene and value embedding, a transformers backbone, and pooling.
 
     Parameters
@@ -217,50 +178,6 @@ class CellModel(CellPreTrainedModel):
             and not torch.compiler.is_compiling()
             and not bool((attention_mask[:, 0] < attention_mask.amax(dim=1)).any())
         )
-
-    @doc_params(minibatch=MINIBATCH)
-    def gene_vectors(
-        self, input_ids: Tensor, attention_mask: Tensor, values: Tensor | None = None, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Embed the genes of cells in their context.
-
-        Parameters
-        ----------
-        {minibatch}
-        kwargs
-            Passed to the backbone.
-
-        Returns
-        -------
-        Vectors of all genes of all cells, shape `(genes, dims)`, from the layer that cells are read from, and their token
-        ids, shape `(genes,)`.
-        """
-        of_architecture = get_architecture(self.config.architecture).gene_vectors
-        found = None if of_architecture is None else of_architecture(self, input_ids, attention_mask, values)
-        if found is not None:
-            return found
-        with first_layers(self.backbone, self.config.hidden_layer):
-            hidden = self(input_ids, attention_mask, values, **kwargs).last_hidden_state
-        if self.gene_readout is not None:
-            return self.gene_readout(hidden, input_ids, attention_mask)
-        is_gene = self.is_gene(input_ids, attention_mask)
-        return hidden[is_gene], input_ids[is_gene]
-
-    def static_gene_vectors(self, token_ids: Tensor) -> Tensor:
-        """Return the vectors of genes before any context.
-
-        Parameters
-        ----------
-        token_ids
-            Token ids of genes, shape `(genes,)`.
-
-        Returns
-        -------
-        The gene's part of what the embedder makes of a token, shape `(genes, dims)`.
-        """
-        of_genes = getattr(self.embedder, "gene_vectors", self.embedder.genes)
-        vectors: Tensor = of_genes(token_ids)
-        return vectors
 
     def pool(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor, *, pooling: Pooling | None) -> Tensor:
         """Pool token vectors; mean, max and attention over gene tokens only.

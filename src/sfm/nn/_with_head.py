@@ -3,7 +3,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sfm._docs import MINIBATCH, doc_params
-from sfm.nn._model import CellModel, CellModelOutput, CellPreTrainedModel
+from sfm.nn._model import CellModel
+from sfm.nn._pretrained import CellModelOutput, CellPreTrainedModel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,8 +12,9 @@ from sfm.checkpoints._resolve import resolve_model
 from sfm.data import stream_cells
 from sfm.inference._cells import package_versions
 from sfm.inference._genes import cell_model
-from sfm.inference._loop import cell_bar, run_tokens
+from sfm.inference._loop import run_tokens
 from sfm.inference._precision import Precision, choose_device, choose_precision
+from sfm.inference._windows import over_windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from sfm.checkpoints import PretrainedCells
 
 _KEY = "sfm_llh"
+_DOING = "Likelihoods"
 
 
 @doc_params(input=INPUT, copy=COPY)
@@ -87,11 +90,11 @@ def log_likelihood(
     where: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_symbols": gene_symbols}
     stream = stream_cells(adata, pretrained.tokenizer, **where, model_name=f"Model {pretrained.name!r}")
     losses = np.empty(stream.n_obs, dtype=np.float32)
-    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": in_precision}
-    with cell_bar(None, stream.n_obs, "Likelihoods") as progress:
-        for rows, cells in stream.windows():
-            options |= {"pad_id": pretrained.vocabulary.pad_id, "doing": "Likelihoods", "progress": progress}
-            (losses[rows],) = run_tokens(cell_model(pretrained), compute, cells, **options)
+    cell = cell_model(pretrained)
+    options: dict[str, Any] = {"pad_id": pretrained.vocabulary.pad_id, "doing": _DOING, "precision": in_precision}
+    run = partial(run_tokens, cell, compute, **options)
+    for rows, _, (part,) in over_windows(run, cell, stream, doing=_DOING, batch_size=batch_size, device=device):
+        losses[rows] = part
 
     adata = own_data(adata, copy=copy)
     key = _KEY if key_added is None else key_added

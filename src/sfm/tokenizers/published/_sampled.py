@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from copy import copy
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -72,9 +73,9 @@ class SampledBinTokenizer(Tokenizer):
         """Return `None`: genes are ordered by count."""
         return None
 
+    @abstractmethod
     def reference_cells(self, counts: sparse.csr_matrix, gene_ids: np.ndarray) -> Iterator[CellTokens]:
         """Yield the genes of each cell as the original implementation would, at most `n_kept` of them."""
-        raise NotImplementedError
 
     @property
     def n_kept(self) -> int:
