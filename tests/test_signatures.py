@@ -144,6 +144,18 @@ def test_written_slots_are_those_named(name: str) -> None:
     assert slots(adata) == before
 
 
+@pytest.mark.parametrize("key_added", ["", "a/b"])
+@pytest.mark.parametrize(
+    "name", [name for name in WRITERS if "key_added" in inspect.signature(WRITERS[name]).parameters]
+)
+def test_names_that_no_file_can_hold_are_refused(name: str, key_added: str) -> None:
+    adata = sfm.datasets.toy_cells(20)
+    before = slots(adata)
+    with pytest.raises(ValueError, match=f"key_added='{key_added}' cannot be the name of a slot"):
+        WRITERS[name](adata, key_added=key_added)
+    assert slots(adata) == before
+
+
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_docstring(name: str) -> None:
     thing = DOCUMENTED[name]

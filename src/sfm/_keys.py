@@ -38,21 +38,31 @@ class AnnotationKeys:
     uns: str
 
 
+def slot_name(key_added: str | None, default: str) -> str:
+    """Name of a slot, or raise if no file could hold it."""
+    if key_added is None:
+        return default
+    if not key_added or "/" in key_added:
+        msg = f"key_added={key_added!r} cannot be the name of a slot: it is empty, or has a '/', which files read as a path."
+        raise ValueError(msg)
+    return key_added
+
+
 def token_keys(key_added: str | None) -> TokenKeys:
     """Slots for tokens stored under `key_added` (default `"tokens"`)."""
-    key = "tokens" if key_added is None else key_added
+    key = slot_name(key_added, "tokens")
     return TokenKeys(obsm=key, values=f"{key}_values", uns=key)
 
 
 def embedding_keys(key_added: str | None) -> EmbeddingKeys:
     """Slots for an embedding stored under `key_added` (default `"X_sfm"`)."""
-    key = "X_sfm" if key_added is None else key_added
+    key = slot_name(key_added, "X_sfm")
     return EmbeddingKeys(obsm=key, uns=key)
 
 
 def annotation_keys(key_added: str | None) -> AnnotationKeys:
     """Slots for labels stored under `key_added` (default `"sfm_label"`)."""
-    key = "sfm_label" if key_added is None else key_added
+    key = slot_name(key_added, "sfm_label")
     return AnnotationKeys(
         label=key,
         confidence=f"{key}_confidence",

@@ -11,6 +11,7 @@ from sfm.datasets import toy_cells, toy_model
 from sfm.inference import embed_tokens
 from sfm.inference._device import DeviceResults, to_device
 from sfm.inference._minibatches import MinibatchLimits
+from sfm.inference._precision import choose_device
 
 CPU = torch.device("cpu")
 
@@ -32,6 +33,17 @@ def test_a_minibatch_stays_as_it_is() -> None:
     moved = to_device(minibatch, CPU)
     assert moved.keys() == minibatch.keys()
     assert all(torch.equal(moved[name], tensor) for name, tensor in minibatch.items())
+
+
+def test_unknown_devices_are_named() -> None:
+    with pytest.raises(ValueError, match=r"Unknown device='gpu'\. Choose 'auto', 'cpu', 'cuda'"):
+        choose_device("gpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:99", torch.device("cuda", 99)])
+def test_devices_that_are_not_there_are_named(device: str | torch.device) -> None:
+    with pytest.raises(ValueError, match=r"device='cuda:99' is not there: torch finds \d+ of type 'cuda'"):
+        choose_device(device)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps", "xpu"])

@@ -136,7 +136,7 @@ def embed_file(  # noqa: PLR0913
     (100, 128)
     """
     paths = choose_paths(path, out, copy_input=copy_input)
-    _refuse_bad_key(key_added)
+    embedding_keys(key_added)  # raises for what no slot can be called
     chosen = choose_device(device)
     MinibatchLimits.of(batch_size, chosen)  # raises for what is no size
     where = {"layer": layer, "use_raw": use_raw, "gene_symbols": gene_symbols}
@@ -213,9 +213,3 @@ def _plan(
 ) -> EmbeddingPlan:
     with _cells_of(paths) as adata:
         return plan_embedding(pretrained, _stream(paths, adata, pretrained, where), **compute, in_memory=False)
-
-
-def _refuse_bad_key(key_added: str | None) -> None:
-    if key_added is not None and (not key_added or "/" in key_added):
-        msg = f"key_added={key_added!r} cannot be the name of a slot: it is empty, or has a '/', which files read as a path."
-        raise ValueError(msg)

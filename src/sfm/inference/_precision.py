@@ -21,12 +21,25 @@ EMULATE_BF16 = False
 
 
 def choose_device(device: str | torch.device) -> torch.device:
-    """Return the device; `"auto"` takes CUDA, then Apple's MPS, then the CPU."""
+    """Return the device, or raise if it is not there; `"auto"` takes CUDA, then Apple's MPS, then the CPU."""
     if str(device) != "auto":
-        return torch.device(device)
+        return _existing(device)
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def _existing(device: str | torch.device) -> torch.device:
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        msg = f"Unknown device={device!r}. Choose 'auto', 'cpu', 'cuda', one of several such as 'cuda:1', or 'mps'."
+        raise ValueError(msg) from error
+    n_there = {"cuda": torch.cuda.device_count, "mps": lambda: int(torch.backends.mps.is_available())}.get(chosen.type)
+    if n_there is not None and (chosen.index or 0) >= n_there():
+        msg = f"device={str(device)!r} is not there: torch finds {n_there()} of type {chosen.type!r}. Pass 'auto' or 'cpu'."
+        raise ValueError(msg)
+    return chosen
 
 
 def choose_precision(precision: Precision, device: str | torch.device = "auto") -> Literal["fp32", "bf16"]:

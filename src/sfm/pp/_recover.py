@@ -7,6 +7,7 @@ from scipy import sparse
 
 from sfm import _logging as logg
 from sfm._docs import COPY, LAYER, doc_params
+from sfm._keys import slot_name
 from sfm._matrix import select_matrix
 from sfm._state import input_state
 from sfm._views import own_data
@@ -68,14 +69,15 @@ def recover_counts(
     >>> float(adata.layers["counts"].max())
     259.0
     """
+    key = slot_name(key_added, "counts")
     adata = own_data(adata, copy=copy)
     matrix = select_matrix(adata, layer=layer, use_raw=use_raw)
     blocks = [_chunk_counts(values, matrix.slot, first=rows.start) for rows, values in matrix.chunks()]
     counts = sparse.vstack(blocks, format="csr", dtype=np.float32)
     if use_raw:
         counts = counts[:, _columns_in_raw(adata)]
-    adata.layers[key_added] = counts
-    logg.info(f"restored counts from {matrix.slot}", deep=f"added\n    {key_added!r}, counts (adata.layers)")
+    adata.layers[key] = counts
+    logg.info(f"restored counts from {matrix.slot}", deep=f"added\n    {key!r}, counts (adata.layers)")
     return adata if copy else None
 
 

@@ -85,6 +85,7 @@ def tokenize(
     >>> adata.obsm["tokens"].shape
     (100, 64)
     """
+    keys = token_keys(key_added)
     refuse_copy_of_file(adata, copy=copy)
     chosen, model_name = choose_tokenizer(
         adata,
@@ -100,7 +101,6 @@ def tokenize(
         adata, chosen, layer=layer, use_raw=use_raw, gene_symbols=gene_symbols, model_name=model_name
     )
     adata = own_data(adata, copy=copy)
-    keys = token_keys(key_added)
     tokens, values = encoded.cells.to_obsm()
     adata.obsm[keys.obsm] = tokens
     if values is not None:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from sfm import _logging as logg
 from sfm._docs import COPY, INPUT, doc_params
+from sfm._keys import slot_name
 from sfm._views import own_data
 from sfm.checkpoints._resolve import resolve_model
 from sfm.data import encode_cells
@@ -114,6 +115,7 @@ def annotate_genes(  # noqa: PLR0913
     >>> adata.varm["sfm_gene_label_probabilities"].columns.to_list()
     ['other', 'ribosomal']
     """
+    key = slot_name(key_added, _KEY)
     in_precision = choose_precision(precision, device)
     pretrained = resolve_model(model, tokenizer=tokenizer)
     network = token_classifier(pretrained.model, name=pretrained.name)
@@ -132,7 +134,6 @@ def annotate_genes(  # noqa: PLR0913
     genes = by_token[token_ids]
 
     adata = own_data(adata, copy=copy)
-    key = _KEY if key_added is None else key_added
     _write(adata, genes, key)
     adata.uns[key] = {
         "params": {

@@ -128,6 +128,7 @@ def embed(  # noqa: PLR0913
     (100, 128)
     """
     _refuse_copy(adata, copy=copy, dry_run=dry_run)
+    keys = embedding_keys(key_added)
     where: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_symbols": gene_symbols}
     compute: dict[str, Any] = {
         "pooling": pooling,
@@ -147,7 +148,6 @@ def embed(  # noqa: PLR0913
     report_constant(embedded.vectors)
 
     adata = own_data(adata, copy=copy)
-    keys = embedding_keys(key_added)
     adata.obsm[keys.obsm] = embedded.vectors
     source = {"tokens_key": tokens_key, **embedded.params}
     params = embedding_params(pretrained, source, layer=layer, use_raw=use_raw, n_empty=embedded.n_empty)

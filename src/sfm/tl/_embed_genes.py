@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sfm import _logging as logg
 from sfm._docs import COPY, INPUT, doc_params
+from sfm._keys import slot_name
 from sfm._views import own_data, refuse_copy_of_file
 from sfm.checkpoints._resolve import resolve_model
 from sfm.data import stream_cells
@@ -94,6 +95,7 @@ def embed_genes(  # noqa: PLR0913
     if kind not in ("contextual", "static"):
         msg = f"Unknown kind={kind!r}. Choose 'contextual' or 'static'."
         raise ValueError(msg)
+    key = slot_name(key_added, _KEY)
     refuse_copy_of_file(adata, copy=copy)
     in_precision = choose_precision(precision, device)
     pretrained = resolve_model(model)
@@ -108,7 +110,6 @@ def embed_genes(  # noqa: PLR0913
         genes = contextual_gene_vectors(pretrained, stream, **compute)
 
     adata = own_data(adata, copy=copy)
-    key = _KEY if key_added is None else key_added
     adata.varm[key] = genes.of(rows)
     adata.uns[key] = {
         "params": {

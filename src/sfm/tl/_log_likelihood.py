@@ -7,6 +7,7 @@ import numpy as np
 
 from sfm import _logging as logg
 from sfm._docs import COPY, INPUT, doc_params
+from sfm._keys import slot_name
 from sfm._views import own_data, refuse_copy_of_file
 from sfm.checkpoints._resolve import resolve_model
 from sfm.data import stream_cells
@@ -82,6 +83,7 @@ def log_likelihood(
     ValueError
         If the values are not raw counts, `adata` is empty, or too few genes are known.
     """
+    key = slot_name(key_added, _KEY)
     refuse_copy_of_file(adata, copy=copy)
     in_precision = choose_precision(precision, device)
     pretrained = resolve_model(model)
@@ -97,7 +99,6 @@ def log_likelihood(
         losses[rows] = part
 
     adata = own_data(adata, copy=copy)
-    key = _KEY if key_added is None else key_added
     adata.obs[key] = losses
     adata.uns[key] = {
         "params": {
