@@ -248,6 +248,16 @@ def test_existing_output_is_replaced_only_when_asked(cells: Path, model: Pretrai
     assert names(cells.parent) == {cells.name, out.name}
 
 
+@pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
+def test_a_folder_of_other_things_is_never_replaced(h5ad: Path, model: PretrainedCells, suffix: str) -> None:
+    folder = h5ad.with_name(f"mine{suffix}")
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="holds other things than cells"):
+        embed_file(h5ad, model, folder, overwrite=True)
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [

@@ -109,7 +109,7 @@ def embed_file(  # noqa: PLR0913
     FileNotFoundError
         If the file, the folder of `out` or the model is not there.
     FileExistsError
-        If `out` exists, without `overwrite`.
+        If `out` exists, without `overwrite`; or is a folder that is no zarr store.
     BlockingIOError
         If another process is writing `out`.
     PermissionError

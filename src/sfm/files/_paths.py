@@ -55,9 +55,20 @@ def choose_paths(path: str | Path, out: str | Path | None, *, copy_input: bool, 
 
 def refuse_existing(paths: FilePaths, *, overwrite: bool) -> None:
     """Raise if there is something in place of the output that may not be replaced."""
-    if paths.out.exists() and not overwrite:
+    if not paths.out.exists():
+        return
+    if not overwrite:
         msg = f"out={str(paths.out)!r} exists already. Pass overwrite=True to replace it, or another out=."
         raise FileExistsError(msg)
+    if paths.out.is_dir() and not _is_store(paths.out):
+        msg = f"out={str(paths.out)!r} is a folder that holds other things than cells, and is not replaced. Pass another out=."
+        raise FileExistsError(msg)
+
+
+def _is_store(folder: Path) -> bool:
+    """Whether a folder is a zarr store, or empty."""
+    names = {path.name for path in folder.iterdir()}
+    return folder.suffix == ".zarr" and (not names or not names.isdisjoint({"zarr.json", ".zgroup", ".zmetadata"}))
 
 
 def _refuse_other_suffix(path: Path, name: str) -> None:
