@@ -142,6 +142,7 @@ def test_labels_of_genes_are_extended_too(make_config: Callable[..., CellConfig]
     [
         (["T cell"], {}, "Label 'T cell' is there already"),
         (["DC", "DC"], {}, "Label 'DC' is there already, or comes twice"),
+        *((["DC", name], {}, f"names has {name!r}, which is no name") for name in (3, None, float("nan"), "", " ")),
         ("DC", {}, r"extend_labels\(\['DC'\]\)"),
         (["DC"], {"problem_type": "regression"}, "predicts numbers"),
     ],

@@ -44,7 +44,7 @@ def _annotated_cells(names: list[str], n_cells: int = 200, *, seed: int = 0) -> 
     adata.obsm["sfm_label_probabilities"] = pd.DataFrame(
         probabilities.astype(np.float32), index=adata.obs_names, columns=names
     )
-    adata.uns["sfm_label"] = {"params": {"min_confidence": 0.5}}
+    adata.uns["sfm_label"] = {"params": {"min_confidence": 0.5, "labels": labels}}
     return adata
 
 

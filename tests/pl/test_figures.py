@@ -6,6 +6,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import anndata as ad
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -44,6 +45,14 @@ def test_the_data_stay_as_they_are(plot: Plot, annotated: AnnData) -> None:
     before = annotated.copy()
     plot(annotated, show=False)
     assert_equal(annotated, before, exact=True)
+
+
+@pytest.mark.filterwarnings("ignore:Writing zarr v2:UserWarning")  # anndata says which format is next
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_what_was_read_from_a_file_is_drawn(plot: Plot, annotated: AnnData, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"annotated.{suffix}"
+    getattr(annotated, f"write_{suffix}")(path)
+    plot(getattr(ad, f"read_{suffix}")(path), show=False)
 
 
 def test_axes_of_the_caller_are_drawn_into(plot: Plot, annotated: AnnData) -> None:

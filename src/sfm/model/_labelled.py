@@ -172,7 +172,7 @@ class LabelledModel(TokenModel):
         Raises
         ------
         ValueError
-            If a name is there already, or comes twice.
+            If a name is there already, comes twice, or is no text.
         """
         self._network.extend_labels(names)
         self._set_labels()

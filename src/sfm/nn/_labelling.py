@@ -121,7 +121,7 @@ class LabellingModel(CellModelWithHead):
         Raises
         ------
         ValueError
-            If a name is there already or comes twice, the outputs are numbers, or adapters were put on the output layer.
+            If a name is there already, comes twice or is no text, the outputs are numbers, or adapters were put on the output layer.
         """
         config = self.config
         names = _refuse_unusable_names(names, config)
@@ -174,6 +174,9 @@ def _refuse_unusable_names(names: Sequence[str], config: CellConfig) -> list[str
         raise ValueError(msg)
     known = set((config.id2label or {}).values())
     for name in names:
+        if not isinstance(name, str) or not name.strip():
+            msg = f"names has {name!r}, which is no name of a label. Pass text, such as extend_labels(['B', 'T'])."
+            raise ValueError(msg)
         if name in known:
             msg = f"Label {name!r} is there already, or comes twice. Pass new labels alone."
             raise ValueError(msg)

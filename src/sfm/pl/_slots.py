@@ -78,7 +78,8 @@ def _label_names(adata: AnnData, key: str, probabilities: pd.DataFrame) -> np.nd
     """Names of the labels; names of columns may differ from them, since files allow no `/` there."""
     recorded = adata.uns.get(annotation_keys(key).uns, {}).get("params", {}).get("labels", ())
     names = recorded if len(recorded) == probabilities.shape[1] else probabilities.columns
-    return np.asarray(names).astype(str).astype(object)
+    # Text comes from zarr as an array of numpy's StringDType, which `astype` does not take to object.
+    return np.array([str(name) for name in names], dtype=object)
 
 
 def with_truth(adata: AnnData, labels_key: str) -> tuple[pd.Series, np.ndarray]:
