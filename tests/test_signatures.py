@@ -144,7 +144,7 @@ def test_written_slots_are_those_named(name: str) -> None:
     assert slots(adata) == before
 
 
-@pytest.mark.parametrize("key_added", ["", "a/b"])
+@pytest.mark.parametrize("key_added", ["", "a/b", "..", "_index"])
 @pytest.mark.parametrize(
     "name", [name for name in WRITERS if "key_added" in inspect.signature(WRITERS[name]).parameters]
 )

@@ -31,8 +31,11 @@ def category_names(column: pd.Series, *, slot: str, warn_of_numbers: bool = Fals
     Raises
     ------
     ValueError
-        If the values are measurements, or two of different types have the same name.
+        If the values are measurements, two of different types have the same name, or the column is there twice.
     """
+    if isinstance(column, pd.DataFrame):
+        msg = f"{slot} is there {column.shape[1]} times. Rename all of these columns but one, or remove them."
+        raise ValueError(msg)
     values = column.cat.categories.to_series() if isinstance(column.dtype, pd.CategoricalDtype) else column
     _refuse_measurements(values.dropna(), slot)
     numbers = pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype)

@@ -42,10 +42,16 @@ def slot_name(key_added: str | None, default: str) -> str:
     """Name of a slot, or raise if no file could hold it."""
     if key_added is None:
         return default
-    if not key_added or "/" in key_added:
-        msg = f"key_added={key_added!r} cannot be the name of a slot: it is empty, or has a '/', which files read as a path."
+    if not key_added or "/" in key_added or _is_reserved(key_added):
+        why = "has a '/', which files read as a path" if "/" in key_added else "is empty, or reserved by files"
+        msg = f"key_added={key_added!r} cannot be the name of a slot: it {why}. Pass another name."
         raise ValueError(msg)
     return key_added
+
+
+def _is_reserved(name: str) -> bool:
+    """Whether anndata or zarr refuses a name."""
+    return name in (".", "..", "_index")
 
 
 def token_keys(key_added: str | None) -> TokenKeys:
@@ -74,10 +80,12 @@ def annotation_keys(key_added: str | None) -> AnnotationKeys:
 
 
 def column_names(labels: Sequence[str]) -> list[str]:
-    """Names of labels without `/`, which files read as a path."""
+    """Names of labels that files can hold: without `/`, which they read as a path, and none that they reserve."""
     names: list[str] = []
     for label in labels:
         name = label.replace("/", "|")
+        if _is_reserved(name):
+            name = f"|{name}"
         while name in names or (name != label and name in labels):
             name += "|"
         names.append(name)

@@ -89,6 +89,13 @@ def test_labels_that_will_not_do_are_refused(values: Any, error: type[Exception]
         read_labels(labelled(values), "label")
 
 
+def test_a_column_that_is_there_twice_is_named() -> None:
+    reference = labelled(["a", "b"])
+    reference.obs = pd.concat([reference.obs, reference.obs], axis=1)
+    with pytest.raises(ValueError, match=r"obs\['label'\] of the reference is there 2 times"):
+        read_labels(reference, "label")
+
+
 def test_a_missing_column_is_named_with_those_that_are_there() -> None:
     with pytest.raises(KeyError, match=r"The reference has no obs\['cell_type'\]. Columns present: 'label'"):
         read_labels(labelled(["a", "b"]), "cell_type")

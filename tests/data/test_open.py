@@ -92,6 +92,56 @@ def test_other_files_are_named(kind: str, tmp_path: Path) -> None:
         pass
 
 
+def test_files_of_the_first_versions_of_anndata_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "old.h5ad"
+    with h5py.File(path, "w") as file:
+        file["X"] = np.zeros((2, 3))
+        for name, size in (("obs", 2), ("var", 3)):
+            file[name] = np.array([(str(i).encode(),) for i in range(size)], dtype=[("index", "S4")])
+    with pytest.raises(ValueError, match=r"written by anndata before 0\.7.*Write it anew"), open_cells(path):
+        pass
+
+
+def stored(path: Path, *, by: str, chunk: int = 200) -> Path:
+    """Write a store whose matrix has many chunks."""
+    adata = toy_cells(60)
+    root = zarr.open_group(path, mode="w", zarr_format=2)
+    for name in ("obs", "var"):
+        ad.io.write_elem(root, name, getattr(adata, name))
+    ad.io.write_elem(root, "X", getattr(adata.X, f"to{by}")(), dataset_kwargs={"chunks": (chunk,)})
+    return path
+
+
+@pytest.mark.parametrize("array", ["data", "indices"])
+@pytest.mark.parametrize("by", ["csr", "csc"])
+def test_lost_chunks_are_noticed(by: str, array: str, tmp_path: Path) -> None:
+    """zarr reads them as zeros."""
+    path = stored(tmp_path / "cells.zarr", by=by)
+    (path / "X" / array / "3").unlink()
+    message = f"adata.X is not complete: chunks of `{array}` are missing"
+    with open_cells(path) as opened, pytest.raises(ValueError, match=message):
+        sfm.tl.embed(opened, sfm.datasets.toy_model())
+
+
+@pytest.mark.parametrize("by", ["csr", "csc"])
+def test_lost_ends_of_rows_are_noticed(by: str, tmp_path: Path) -> None:
+    path = stored(tmp_path / "cells.zarr", by=by, chunk=20)
+    (path / "X" / "indptr" / "1").unlink()
+    with open_cells(path) as opened, pytest.raises(ValueError, match="`indptr` does not fit"):
+        sfm.tl.embed(opened, sfm.datasets.toy_model())
+
+
+def test_cells_that_have_the_first_gene_alone_are_complete(tmp_path: Path) -> None:
+    """Their column numbers are zeros, which zarr does not write."""
+    adata = toy_cells(60)
+    adata.X = sparse.csr_matrix((np.full(60, 2.0, dtype=np.float32), np.zeros(60, dtype=int), range(61)), adata.shape)
+    adata.write_zarr(tmp_path / "cells.zarr")
+    with open_cells(tmp_path / "cells.zarr") as opened:
+        assert opened.X.group["indices"].nchunks_initialized == 0
+        sfm.pp.tokenize(opened, sfm.datasets.toy_model().tokenizer)
+        assert len(np.unique(opened.obsm["tokens"].toarray(), axis=0)) == 1
+
+
 @pytest.mark.filterwarnings("ignore:zarr v3 autosharding")
 @pytest.mark.parametrize("make", [sparse.csr_matrix, lambda X: X.toarray()], ids=["csr", "dense"])
 @pytest.mark.parametrize("kind", ["h5ad", "zarr"])

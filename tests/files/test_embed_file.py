@@ -12,6 +12,7 @@ import anndata as ad
 import h5py
 import numpy as np
 import pytest
+import zarr
 from scipy import sparse
 
 import sfm
@@ -103,13 +104,16 @@ def test_input_is_copied_as_it_is(cells: Path, model: PretrainedCells) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata is currently not part")  # anndata summarises what it writes
+@pytest.mark.parametrize("copy_input", [False, True])
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_stores_of_both_formats_are_copied(tmp_path: Path, model: PretrainedCells, zarr_format: int) -> None:
+def test_stores_keep_their_format(tmp_path: Path, model: PretrainedCells, zarr_format: int, copy_input: bool) -> None:
     with ad.settings.override(zarr_write_format=zarr_format):
         cells = written(toy_cells(60), tmp_path / "cells.zarr")
-    found = read(embed_file(cells, model, copy_input=True))
+    out = embed_file(cells, model, copy_input=copy_input)
+    assert zarr.open_group(out, mode="r").metadata.zarr_format == zarr_format
+    found = read(out)
     assert found.obsm["X_sfm"].shape == (60, 16)
-    assert found.shape == (60, 300)
+    assert found.shape == (60, 300 if copy_input else 0)
 
 
 def test_options_reach_the_model(h5ad: Path, model: PretrainedCells) -> None:

@@ -82,6 +82,9 @@ def test_order_minibatch_and_source_do_not_matter(fixture: str, request: pytest.
     assert model.predict_pairs(None, [], []).shape == (0,)
     with pytest.raises(ValueError, match="i names 2 cells and j 1"):
         model.predict_pairs(None, [0, 1], [2])
+    for rows, named in (([-1], "-1"), (["cell_1"], "'cell_1'")):
+        with pytest.raises(ValueError, match=f"i holds {named}"):
+            model.predict_pairs(None, rows, [2])
 
 
 def test_label_pairs_follow_from_the_probabilities(by_label: CellClassifier) -> None:

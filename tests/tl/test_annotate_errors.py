@@ -329,13 +329,19 @@ def test_clusters_without_igraph_are_refused_before_anything_runs(monkeypatch: p
     assert "pip install igraph" in "".join(caught.value.__notes__)
 
 
-def test_labels_with_odd_names_are_untouched_and_saved(tmp_path: Path) -> None:
-    names = [" B cell", "T/NK", "Ünïcode ß"]
+@pytest.mark.parametrize(
+    ("names", "columns"),
+    [
+        ([" B cell", "T/NK", "Ünïcode ß"], [" B cell", "T|NK", "Ünïcode ß"]),
+        ([".", "..", "_index"], ["|.", "|..", "|_index"]),
+    ],
+)
+def test_labels_with_odd_names_are_untouched_and_saved(names: list[str], columns: list[str], tmp_path: Path) -> None:
     labelled = with_labels(pd.Categorical(CELLS[:40].obs["cell_type"]).rename_categories(names))
     adata = query()
     sfm.tl.annotate(adata, labelled, model=MODEL)
     assert adata.uns["sfm_label"]["params"]["labels"] == names
-    assert adata.obsm["sfm_label_probabilities"].columns.to_list() == [" B cell", "T|NK", "Ünïcode ß"]
+    assert adata.obsm["sfm_label_probabilities"].columns.to_list() == columns
     assert set(adata.obs["sfm_label"]) <= set(names)
     for suffix in ("h5ad", "zarr"):
         getattr(adata, f"write_{suffix}")(tmp_path / f"cells.{suffix}")

@@ -9,6 +9,7 @@ from scipy import sparse
 
 from sfm._matrix._csc import CSCRows, StoredCSCRows
 from sfm._matrix._dask import blocks_as_csr, is_dask
+from sfm._matrix._stored import refuse_incomplete
 
 if TYPE_CHECKING:
     Index = np.ndarray | slice
@@ -29,7 +30,7 @@ class RowReader(Protocol):
 
 
 def row_reader(X: Any, slot: str) -> RowReader:
-    """Return what reads rows of `X`; raise for arrays that are not supported."""
+    """Return what reads rows of `X`; raise for arrays that are not supported, or not complete."""
     if is_dask(X):
         return DaskRows(X, slot)
     if sparse.issparse(X):
@@ -39,6 +40,7 @@ def row_reader(X: Any, slot: str) -> RowReader:
     if isinstance(X, np.ndarray):
         return DenseRows(X)
     if getattr(X, "format", None) in ("csr", "csc") and hasattr(X, "group"):
+        refuse_incomplete(X, slot)
         return StoredCSRRows(X) if X.format == "csr" else StoredCSCRows(X, slot)
     if type(X).__module__.partition(".")[0] in ("h5py", "zarr"):
         return DenseRows(X)

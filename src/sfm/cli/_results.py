@@ -28,7 +28,7 @@ def write_results(paths: FilePaths, adata: AnnData, *, obsm: Sequence[str], uns:
     new = paths.out.with_name(f"{paths.out.stem}.{os.getpid()}.new{paths.out.suffix}")
     replaced = paths.out.with_name(f"{paths.out.stem}.{os.getpid()}.replaced{paths.out.suffix}")
     try:
-        build(new, adata.obs, fill, copied_from=paths.source if copy_input else None)
+        build(new, adata.obs, fill, source=paths.source, copy_input=copy_input)
         move_into_place(new, paths.out, replaced=replaced)
     finally:
         remove(new)

@@ -88,6 +88,12 @@ def _lazy(root: Any, path: Path) -> AnnData:
     if missing:
         msg = f"{_other(path)} It has no {' and no '.join(missing)}."
         raise ValueError(msg)
+    if not hasattr(root["obs"], "keys"):
+        msg = (
+            f"{str(path)!r} was written by anndata before 0.7, whose tables cannot be read in parts. Write it anew: "
+            f"`anndata.read_h5ad({str(path)!r}).write_h5ad(...)`."
+        )
+        raise ValueError(msg)
     return lazy_cells(root)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
@@ -17,6 +17,7 @@ from sfm.files._store import has_summary, open_store, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import pandas as pd
@@ -55,18 +56,18 @@ def assemble(
 
     remove_assembled(paths)
     new = _assembled(paths)
-    build(new, obs, fill, copied_from=paths.source if copy_input else None)
+    build(new, obs, fill, source=paths.source, copy_input=copy_input)
     write_whole(paths.parts / _READY, json.dumps(fingerprint).encode())
     move_into_place(new, paths.out, replaced=paths.parts / _REPLACED)
 
 
-def build(new: Path, obs: pd.DataFrame, fill: Callable[[Any], None], *, copied_from: Path | None) -> None:
-    """Write a file with `obs` alone, or a copy of another, and what `fill` adds to it; nothing is left of a failure."""
+def build(new: Path, obs: pd.DataFrame, fill: Callable[[Any], None], *, source: Path, copy_input: bool) -> None:
+    """Write a file with `obs` alone, or a copy of the input, and what `fill` adds; nothing is left of a failure."""
     try:
-        if copied_from is not None:
-            _copy(copied_from, new)
+        if copy_input:
+            _copy(source, new)
         else:
-            _write(ad.AnnData(obs=obs), new)
+            _write(ad.AnnData(obs=obs), new, source=source)
         summarised = has_summary(new)
         with _opened(new) as root:
             for name in {"obsm", "uns"} - set(root):
@@ -124,14 +125,22 @@ def _copy(source: Path, new: Path) -> None:
         shutil.copyfile(source, new)
 
 
-def _write(adata: ad.AnnData, new: Path) -> None:
+def _write(adata: ad.AnnData, new: Path, *, source: Path) -> None:
     if new.suffix != ".zarr":
         adata.write_h5ad(new)
         return
     with warnings.catch_warnings():
         # Announcements of other defaults, which anndata's own settings decide.
         warnings.filterwarnings("ignore", "Writing zarr v2 data will no longer|zarr v3 autosharding", UserWarning)
-        adata.write_zarr(new)
+        with _zarr_format(source):
+            adata.write_zarr(new)
+
+
+def _zarr_format(source: Path) -> AbstractContextManager[Any]:
+    """Let anndata write zarr in the version that a store has; another input leaves it to anndata's settings."""
+    if source.suffix != ".zarr" or not hasattr(ad.settings, "zarr_write_format"):
+        return nullcontext()
+    return ad.settings.override(zarr_write_format=3 if (source / "zarr.json").exists() else 2)
 
 
 @contextmanager

@@ -134,7 +134,7 @@ class LabelledModel(TokenModel):
             If there is no such label.
         """
         labels = self.labels
-        if not 0 <= index < len(labels):
+        if index not in range(len(labels)):
             msg = f"There is no label {index!r}. The {len(labels)} labels have the numbers 0 to {len(labels) - 1}."
             raise IndexError(msg)
         return labels[index]

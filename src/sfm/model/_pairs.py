@@ -25,11 +25,19 @@ _MAX_TOKENS = {"cpu": 2048, "mps": 16_384, "cuda": 131_072}
 
 def as_pairs(i: Sequence[int] | np.ndarray, j: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return rows of the first and of the second cells."""
-    first, second = np.asarray(i, dtype=np.int64).ravel(), np.asarray(j, dtype=np.int64).ravel()
+    first, second = _as_rows(i, "i"), _as_rows(j, "j")
     if len(first) != len(second):
         msg = f"i names {len(first)} cells and j {len(second)}. A pair needs one of each."
         raise ValueError(msg)
     return first, second
+
+
+def _as_rows(rows: Sequence[int] | np.ndarray, name: str) -> np.ndarray:
+    given = np.asarray(rows).ravel()
+    if given.size and (given.dtype.kind not in "iu" or given.min() < 0):
+        msg = f"{name} holds {min(given.tolist())!r}. Pass numbers of rows, from 0; `adata.obs_names.get_indexer(names)` finds them."
+        raise ValueError(msg)
+    return given.astype(np.int64)
 
 
 def pair_probabilities(

@@ -94,7 +94,7 @@ class LabelPredictions(LabelledModel):
         Raises
         ------
         ValueError
-            If `i` and `j` differ in length.
+            If `i` and `j` differ in length, or are not numbers of rows.
         """
         first, second = as_pairs(i, j)
         if self.sample_key is not None:
