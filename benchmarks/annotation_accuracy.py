@@ -2,10 +2,11 @@
 
     python benchmarks/annotation_accuracy.py --reference pbmc3k.h5ad --labels cell_type_coarse --leave-out unassigned \
         --query pbmc4k_subset.h5ad:cell_type_coarse --query pbmc_cite_2batch_400.h5mu:cell_type_protein \
-        --celltypist PYTHON --figure risk_coverage.png
+        --celltypist PYTHON --predictions folder --figure risk_coverage.png
 
 `--celltypist` names an interpreter whose environment has CellTypist. Cells of the query whose label the reference does not
-have are annotated, but not counted.
+have are annotated, but not counted. What each method predicts is kept in the folder of `--predictions`, and read from there
+the next time. The last table compares the default with each other method, cell by cell.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import logging
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import mudata
 import numpy as np
 import pandas as pd
 from annotation_rivals import Scvi, celltypist, pca_knn
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score
 
 import sfm
@@ -30,7 +32,18 @@ from sfm.metrics import area_under_risk_coverage, risk_coverage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-METHODS = ["knn", "logreg", "prototype", ["knn", "logreg", "prototype"], "finetune"]
+DEFAULT = "sfm, default"
+OURS: dict[str, dict[str, Any]] = {
+    DEFAULT: {},
+    "sfm, model alone": {"views": "model"},
+    "sfm, expression alone": {"views": "expression"},
+    "sfm, prototype": {"method": "prototype"},
+    "sfm, logreg": {"method": "logreg"},
+    "sfm, knn and prototype": {"method": ["knn", "prototype"]},
+    "sfm, finetune": {"method": "finetune"},
+}
+COVERAGES = [0.5, 0.75, 0.9, 0.95]
+IN_THE_FIGURE = [DEFAULT, "PCA and kNN", "scVI and kNN", "scANVI", "CellTypist", "CellTypist, selected genes"]
 
 
 def main() -> None:
@@ -41,34 +54,59 @@ def main() -> None:
     labels_key = arguments.labels
     reference = reference[~reference.obs[labels_key].isin(arguments.leave_out).to_numpy()].copy()
     reference.obs[labels_key] = reference.obs[labels_key].astype(str)
-    ours = Sfm(arguments.finetune_epochs)
-    methods = {f"sfm, {named(method)}": ours.by(method) for method in METHODS if named(method) not in arguments.skip}
-    scvi = Scvi()
+    ours, scvi = Sfm(arguments.finetune_epochs), Scvi()
+    methods = {name: ours.by(**options) for name, options in OURS.items()}
     methods |= {"PCA and kNN": pca_knn, "scVI and kNN": scvi.knn, "scANVI": scvi.scanvi}
     if arguments.celltypist:
         methods["CellTypist"] = celltypist(arguments.celltypist)
         methods["CellTypist, selected genes"] = celltypist(arguments.celltypist, selection=True)
-    curves, rows = {}, []
-    for name in arguments.query:
-        path, truth_key = name.split(":")
-        query = read(path)
+    methods = {name: annotate for name, annotate in methods.items() if name not in arguments.skip}
+    curves, rows, right = {}, [], {}
+    for given in arguments.query:
+        path, truth_key = given.split(":")
+        name, query = Path(path).stem, read(path)
         truth = query.obs[truth_key].astype(str).to_numpy()
         counted = np.isin(truth, reference.obs[labels_key].unique())
         query = ad.AnnData(query.X, obs=pd.DataFrame(index=query.obs_names), var=query.var)
         for method, annotate in methods.items():
-            if method in arguments.skip:
-                continue
-            start = time.perf_counter()
-            predicted = annotate(reference, query, labels_key)[counted]
-            seconds = time.perf_counter() - start
-            row = {"query": Path(path).stem, "method": method, **scores(truth[counted], predicted), "seconds": seconds}
-            rows.append(row)
-            print(row, flush=True)
-            correct = predicted["label"].to_numpy() == truth[counted]
-            curves[row["query"], method] = risk_coverage(predicted["confidence"].clip(0, 1).to_numpy(), correct)
+            kept = None if arguments.predictions is None else arguments.predictions / f"{name}, {method}.csv"
+            predicted = predictions(kept, annotate, reference, query, labels_key)[counted]
+            rows.append({"query": name, "method": method, **scores(truth[counted], predicted)})
+            print(rows[-1], flush=True)
+            right[name, method] = predicted["label"].to_numpy() == truth[counted]
+            confidence = predicted["confidence"].clip(0, 1).to_numpy()
+            curves[name, method] = risk_coverage(confidence, right[name, method])
     print(pd.DataFrame(rows).round(3).to_string(index=False))
+    if DEFAULT in methods:
+        print(pairs(right).round(3).to_string(index=False))
     if arguments.figure:
-        draw(curves, arguments.figure)
+        draw({key: curve for key, curve in curves.items() if key[1] in IN_THE_FIGURE}, arguments.figure)
+
+
+def predictions(
+    kept: Path | None, annotate: Callable[..., pd.DataFrame], reference: ad.AnnData, query: ad.AnnData, labels_key: str
+) -> pd.DataFrame:
+    """Labels and confidences, read from a file if it is there, and written to it if not."""
+    if kept is not None and kept.exists():
+        return pd.read_csv(kept, index_col=0, keep_default_na=False)
+    start = time.perf_counter()
+    predicted = annotate(reference, query, labels_key)
+    print(f"{time.perf_counter() - start:.0f} s", end=" ")
+    if kept is not None:
+        predicted.to_csv(kept)
+    return predicted
+
+
+def pairs(right: dict[tuple[str, str], np.ndarray]) -> pd.DataFrame:
+    """Cells that only the default has right, that only another method has right, and the sign test of these numbers."""
+    rows = []
+    for (query, method), theirs in right.items():
+        ours = right[query, DEFAULT]
+        only_ours, only_theirs = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+        if method != DEFAULT:
+            p = binomtest(only_ours, only_ours + only_theirs).pvalue if only_ours + only_theirs else 1.0
+            rows.append({"query": query, "method": method, "only default": only_ours, "only it": only_theirs, "p": p})
+    return pd.DataFrame(rows)
 
 
 def parse() -> argparse.Namespace:
@@ -80,6 +118,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--celltypist", help="interpreter that has CellTypist")
     parser.add_argument("--skip", action="append", default=[], help="name of a method")
     parser.add_argument("--finetune-epochs", type=int, help="by default as many as CellClassifier takes")
+    parser.add_argument("--predictions", type=Path, help="folder that keeps what was predicted")
     parser.add_argument("--figure", type=Path)
     return parser.parse_args()
 
@@ -90,27 +129,26 @@ def read(path: str) -> ad.AnnData:
     return adata
 
 
-def named(method: str | list[str]) -> str:
-    return method if isinstance(method, str) else "consensus"
-
-
 class Sfm:
-    """`sfm.tl.annotate` by several methods; both sides are embedded once for a query, from the genes that they share."""
+    """`sfm.tl.annotate` in several ways; both sides are embedded once for a query, from the genes that they share."""
 
     def __init__(self, finetune_epochs: int | None) -> None:
         self.finetune_kwargs = {"max_epochs": finetune_epochs}
         self.embedded: dict[int, tuple[ad.AnnData, ad.AnnData]] = {}
 
-    def by(self, method: str | list[str]) -> Callable[..., pd.DataFrame]:
+    def by(self, **options: Any) -> Callable[..., pd.DataFrame]:
         def annotate(reference: ad.AnnData, query: ad.AnnData, labels_key: str) -> pd.DataFrame:
-            options = {"method_kwargs": self.finetune_kwargs}
-            if method != "finetune":  # which trains the model, so that there is no embedding yet
-                (reference, query), options = self._embed(reference, query), {"use_rep": "X_sfm"}
-            adata = sfm.tl.annotate(query, reference, labels_key=labels_key, method=method, copy=True, **options)
+            if options.get("method") == "finetune":  # which trains the model, so that there is no embedding yet
+                adata = self._annotated(reference, query, labels_key, method_kwargs=self.finetune_kwargs, **options)
+            else:
+                adata = self._annotated(*self._embed(reference, query), labels_key, **options)
             labels = adata.obs["sfm_label"].astype(str)
             return pd.DataFrame({"label": labels, "confidence": adata.obs["sfm_label_confidence"]})
 
         return annotate
+
+    def _annotated(self, reference: ad.AnnData, query: ad.AnnData, labels_key: str, **options: Any) -> ad.AnnData:
+        return sfm.tl.annotate(query, reference, labels_key=labels_key, copy=True, **options)
 
     def _embed(self, reference: ad.AnnData, query: ad.AnnData) -> tuple[ad.AnnData, ad.AnnData]:
         if id(query) not in self.embedded:
@@ -129,7 +167,10 @@ def scores(truth: np.ndarray, predicted: pd.DataFrame) -> dict[str, float]:
         "accuracy": accuracy_score(truth, label),
         "macro-F1": f1_score(truth, label, average="macro", labels=np.unique(truth), zero_division=0),
         "area under risk-coverage": area_under_risk_coverage(confidence, correct),
-        "wrong at 90 %": float(np.interp(0.9, curve["coverage"], curve["risk"])),
+        **{
+            f"wrong at {100 * kept:.0f} %": float(np.interp(kept, curve["coverage"], curve["risk"]))
+            for kept in COVERAGES
+        },
     }
 
 

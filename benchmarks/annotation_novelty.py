@@ -49,7 +49,7 @@ def main() -> None:
             if (truth == left_out).sum() < FEWEST:
                 continue
             known = labelled[labels != left_out].copy()
-            options = {"labels_key": arguments.labels, "method": arguments.method, "use_rep": "X_sfm"}
+            options = {"labels_key": arguments.labels, "method": arguments.method}
             annotated = sfm.tl.annotate(query, known, copy=True, **options)[np.isin(truth, labels)]
             is_new = truth[np.isin(truth, labels)] == left_out
             rows.append({"query": Path(path).stem, "left out": left_out, **rates(annotated, is_new)})

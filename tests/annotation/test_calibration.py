@@ -80,23 +80,25 @@ def test_report_of_several_is_that_of_their_mean() -> None:
 def test_cells_are_held_out_and_the_only_one_of_a_label_is_not() -> None:
     vectors, codes = make_blobs(101, n_labels=4)
     codes = np.append(codes[:-1], 4)
-    held = hold_out([CLASSIFIERS.load("knn"), CLASSIFIERS.load("prototype")], vectors, codes, n_labels=5)
+    held = hold_out(
+        [CLASSIFIERS.load("knn"), CLASSIFIERS.load("prototype")], [vectors, vectors[:, ::-1]], codes, n_labels=5
+    )
     assert np.array_equal(held.codes, codes[:-1])
-    assert [part.shape for part in held.logits] == [(100, 5), (100, 5)]
-    assert all((part.argmax(axis=1) == held.codes).mean() > 0.9 for part in held.logits)
+    assert np.shape(held.logits) == (2, 2, 100, 5)  # (classifiers, views, cells, labels)
+    assert (np.argmax(held.logits, axis=3) == held.codes).mean(axis=2).min() > 0.9
 
 
 def test_held_out_cells_are_not_in_the_reference_they_are_judged_by() -> None:
     """Random labels: a cell that saw itself would be right."""
     rng = np.random.default_rng(0)
     vectors, codes = rng.standard_normal((400, 5)).astype(np.float32), rng.integers(4, size=400)
-    held = hold_out([lambda: CLASSIFIERS.load("knn")(1, whiten=False)], vectors, codes, n_labels=4)
-    assert (held.logits[0].argmax(axis=1) == held.codes).mean() < 0.35
+    held = hold_out([lambda: CLASSIFIERS.load("knn")(1, whiten=False)], [vectors], codes, n_labels=4)
+    assert (held.logits[0][0].argmax(axis=1) == held.codes).mean() < 0.35
 
 
 def test_a_large_reference_is_held_out_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sfm.annotation._held_out._MAX_CELLS", 50)
     vectors, codes = make_blobs(300)
-    held = hold_out([CLASSIFIERS.load("prototype")], vectors, codes, n_labels=4)
+    held = hold_out([CLASSIFIERS.load("prototype")], [vectors], codes, n_labels=4)
     assert len(held.codes) == 50
     assert set(held.codes) == {0, 1, 2, 3}

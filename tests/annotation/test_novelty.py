@@ -14,7 +14,7 @@ from .conftest import Blobs, make_blobs
 
 
 def novelty_from(reference: Blobs, n_labels: int) -> Novelty:
-    held = hold_out([CLASSIFIERS.load("prototype")], *reference, n_labels=n_labels)
+    held = hold_out([CLASSIFIERS.load("prototype")], [reference.vectors], reference.codes, n_labels=n_labels)
     return Novelty(Typicality().fit(*reference), held.distances)
 
 

@@ -125,10 +125,11 @@ def test_annotate_writes_what_the_function_writes(copied: bool) -> None:
     reference, expected = toy_cells(80, seed=1), toy_cells(60)
     reference.write_h5ad("reference.h5ad")
     options = ["--model", "model", "--method", "prototype", "--method", "knn", "--max-novelty", "0.99"]
+    options += ["--views", "model"]
     options += ["--copy-input"] if copied else []
     assert main(["annotate", "cells.h5ad", "reference.h5ad", "-o", "out.h5ad", *options]) == 0
     found = ad.read_h5ad("out.h5ad")
-    sfm.tl.annotate(expected, reference, model="model", method=["prototype", "knn"], max_novelty=0.99)
+    sfm.tl.annotate(expected, reference, model="model", method=["prototype", "knn"], views="model", max_novelty=0.99)
     assert found.obs["sfm_label"].astype(str).equals(expected.obs["sfm_label"].astype(str))
     assert set(found.obs) == set(expected.obs)
     np.testing.assert_allclose(found.obsm["sfm_label_probabilities"], expected.obsm["sfm_label_probabilities"])

@@ -205,9 +205,14 @@ def test_any_pretrained_model_gives_the_body(source: str) -> None:
     assert model.predict(soft=True).shape == (n, 3)
 
 
-def test_untrained_models_do_not_predict() -> None:
+def test_untrained_models_do_not_predict(tmp_path: Path) -> None:
+    untrained = make()
     with pytest.raises(RuntimeError):
-        make().predict()
+        untrained.predict()
+    with pytest.raises(RuntimeError, match="is new, and its labels would be random"):
+        sfm.tl.annotate(toy_cells(20), untrained)
+    with pytest.warns(UserWarning, match="gets random labels. Call `train` first"):
+        untrained.save_pretrained(tmp_path / "untrained")
 
 
 def test_labels_can_be_looked_up_both_ways(model: CellClassifier) -> None:
@@ -215,7 +220,7 @@ def test_labels_can_be_looked_up_both_ways(model: CellClassifier) -> None:
     assert [model.index_for_label(name) for name in TYPES] == [0, 1, 2]
     with pytest.raises(KeyError, match="The labels are 'type 0', 'type 1', 'type 2'"):
         model.index_for_label("type 3")
-    for index in (3, -1):
+    for index in (3, -1, "type 1"):
         with pytest.raises(IndexError, match="have the numbers 0 to 2"):
             model.label_for_index(index)
 

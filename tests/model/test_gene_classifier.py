@@ -270,6 +270,8 @@ def test_a_single_gene_is_never_held_out() -> None:
 def test_untrained_models_do_not_predict(model: GeneClassifier) -> None:
     with pytest.raises(RuntimeError, match="train the model first"):
         model.predict_genes()
+    with pytest.raises(RuntimeError, match="its labels would be random. Call `train` first"):
+        sfm.tl.annotate_genes(toy_cells(20), model)
 
 
 def refused(match: str, error: type[Exception] = ValueError, adata: ad.AnnData | None = None, **options: Any) -> None:

@@ -299,7 +299,7 @@ def test_clusters_can_be_made(labelled: ad.AnnData, query: ad.AnnData, model: Pr
 
 
 def test_stored_vectors_are_used(labelled: ad.AnnData, query: ad.AnnData, model: PretrainedCells) -> None:
-    sfm.tl.annotate(query, labelled, model=model, key_added="new")
+    sfm.tl.annotate(query, labelled, model=model, views="model", key_added="new")
     for adata in (query, labelled):
         sfm.tl.embed(adata, model)
         del adata.X

@@ -25,29 +25,31 @@ class HeldOut:
 
     codes: np.ndarray
     """Numbers of their true labels, shape `(n_held_out,)`."""
-    logits: list[np.ndarray]
-    """For each classifier, shape `(n_held_out, n_labels)`."""
+    logits: list[list[np.ndarray]]
+    """For each classifier, and each view of the cells, shape `(n_held_out, n_labels)`."""
     distances: np.ndarray
-    """Distances of :class:`Typicality`, shape `(n_held_out, 2)`."""
+    """Distances of :class:`Typicality` in the first view, shape `(n_held_out, 2)`."""
 
 
 def hold_out(
-    make: Sequence[Callable[[], VectorClassifier]], vectors: np.ndarray, codes: np.ndarray, *, n_labels: int
+    make: Sequence[Callable[[], VectorClassifier]], views: Sequence[np.ndarray], codes: np.ndarray, *, n_labels: int
 ) -> HeldOut:
     """Fit on all reference cells but a fold, and classify the fold, for each of some folds.
 
-    The only cell of a label is never held out. Of large references a random part is, in proportion to the labels.
+    A view is vectors of all cells, shape `(cells, dims)`; each classifier works on each view by itself. The only cell of a label is never held out. Of large references a random part is, in proportion to the labels.
     """
     folds = _stratified_folds(codes)
     rows = np.flatnonzero(folds >= 0)
-    logits = [np.zeros((len(rows), n_labels), dtype=np.float32) for _ in make]
+    logits = [[np.zeros((len(rows), n_labels), dtype=np.float32) for _ in views] for _ in make]
     distances = np.zeros((len(rows), 2))
     for fold in np.unique(folds[rows]):
         rest, inside = folds != fold, folds[rows] == fold
-        held = vectors[rows[inside]]
-        for filled, classifier in zip(logits, make, strict=True):
-            filled[inside] = classifier().fit(vectors[rest], codes[rest], n_labels=n_labels).logits(held)
-        distances[inside] = Typicality().fit(vectors[rest], codes[rest]).distances(held)
+        held = rows[inside]
+        for classifier, by_view in zip(make, logits, strict=True):
+            for vectors, filled in zip(views, by_view, strict=True):
+                fitted = classifier().fit(vectors[rest], codes[rest], n_labels=n_labels)
+                filled[inside] = fitted.logits(vectors[held])
+        distances[inside] = Typicality().fit(views[0][rest], codes[rest]).distances(views[0][held])
     return HeldOut(codes[rows], logits, distances)
 
 

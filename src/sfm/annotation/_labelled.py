@@ -3,13 +3,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from sfm.annotation._embed import QUERY, REFERENCE, embed_cells, known_genes, naming
-from sfm.annotation._overlap import shared_genes
-from sfm.annotation._provenance import DEFAULT_REP, both_embedded, stored_vectors
+from sfm import _logging as logg
+from sfm.annotation._cell_views import CellViews, Side, computed_views, stored_views
+from sfm.annotation._provenance import DEFAULT_REP, both_embedded
 from sfm.annotation._reference import Prediction
 from sfm.annotation._vector_annotator import VectorAnnotator
-from sfm.checkpoints._resolve import resolve_model
-from sfm.inference._cells import CellVectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,13 +16,14 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from sfm.annotation._calibration import Calibration
+    from sfm.annotation._cell_views import Views
     from sfm.annotation._labels import ReferenceLabels
     from sfm.inference._precision import Precision
 
 
 @dataclass(eq=False)
 class LabelledCells:
-    """Labelled cells as a reference: they and the query are embedded, and labels go from vectors to vectors."""
+    """Labelled cells as a reference: labels go from their vectors to those of the query, in one view or two."""
 
     reference: AnnData
     read: ReferenceLabels
@@ -34,6 +33,7 @@ class LabelledCells:
     """Names of classifiers of vectors."""
     model: Any = None
     use_rep: str | None = None
+    views: Views | None = None
     calibration: Calibration = "temperature"
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     """For each method, the arguments of its class."""
@@ -58,24 +58,26 @@ class LabelledCells:
         """Annotate cells, as :meth:`sfm.annotation.Reference.predict` says."""
         where = {"layer": layer, "use_raw": use_raw, "gene_symbols": gene_symbols}
         compute: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
-        query, labelled = self._vectors(adata, where, compute)
+        cells = self._views(adata, where, compute)
         annotator = VectorAnnotator(
-            labelled.vectors[self.read.labelled],
+            cells.labelled,
             self.read.codes,
             n_labels=len(self.labels),
             methods=self.methods,
             calibration=self.calibration,
             options=self.options,
         )
+        self.found = {**cells.found, "views": "both" if len(cells.query) > 1 else next(iter(cells.query))}
         self.found |= annotator.report
-        probabilities, votes = annotator.classify(query.vectors)
+        probabilities, votes = annotator.classify(cells.query)
+        vectors = next(iter(cells.query.values()))
         return Prediction(
             probabilities=probabilities.mean(axis=0),
-            novelty=None if annotator.novelty is None else annotator.novelty(query.vectors),
-            vectors=query.vectors,
-            params=query.params,
+            novelty=None if annotator.novelty is None else annotator.novelty(vectors),
+            vectors=vectors,
+            params=cells.params,
             codes=votes[:, 0] if len(self.methods) == 1 else None,
-            is_empty=query.is_empty,
+            is_empty=cells.is_empty,
             votes=votes,
         )
 
@@ -87,28 +89,17 @@ class LabelledCells:
             **self.found,
         }
 
-    def _vectors(
-        self, adata: AnnData, where: dict[str, Any], compute: dict[str, Any]
-    ) -> tuple[CellVectors, CellVectors]:
-        """Vectors of the query and of the reference: those that are stored, or new ones from the genes of both."""
-        if self.use_rep is not None or (self.model is None and both_embedded(adata, self.reference)):
-            use_rep = self.use_rep or DEFAULT_REP
-            self.found["use_rep"] = use_rep
-            return stored_vectors(adata, self.reference, use_rep)
-        pretrained = resolve_model(self.model)
-        vocabulary = pretrained.vocabulary
-        with naming(QUERY):
-            of_query = known_genes(adata, vocabulary, where)
-        with naming(REFERENCE):
-            of_reference = known_genes(self.reference, vocabulary, self.where)
-        # Genes that one side lacks would tell the two apart. Without any gene, the coverage gate has the better message.
-        genes = shared_genes(of_query, of_reference, vocabulary) if of_query.size and of_reference.size else None
-        with naming(QUERY):
-            query = embed_cells(adata, pretrained, where, compute=compute, genes=genes)
-        if self.reference is adata and self.where == where:
-            labelled = query
-        else:
-            with naming(REFERENCE):
-                labelled = embed_cells(self.reference, pretrained, self.where, compute=compute, genes=genes)
-        self.found |= {"use_rep": None, "n_shared_genes": None if genes is None else int(genes.size)}
-        return CellVectors(query.vectors, {**pretrained.params(), **query.params}, query.is_empty), labelled
+    def _views(self, adata: AnnData, where: dict[str, Any], compute: dict[str, Any]) -> CellViews:
+        """What both sides are compared by: vectors that are stored, or new ones, and expression."""
+        query, reference = Side(adata, where), Side(self.reference, self.where)
+        labelled = self.read.labelled
+        if self.use_rep is not None:
+            return stored_views(query, reference, labelled, self.use_rep, expression=False)
+        if self.model is None and self.views != "expression" and both_embedded(adata, self.reference):
+            made = stored_views(query, reference, labelled, DEFAULT_REP, expression=self.views != "model")
+            if self.views is None and "expression" not in made.query:
+                logg.info(f"    only the vectors in obsm[{DEFAULT_REP!r}] are compared: no counts that go with them")
+            if self.views != "both" or "expression" in made.query:
+                return made
+        options: dict[str, Any] = {"model": self.model, "views": self.views or "both", "compute": compute}
+        return computed_views(query, reference, labelled, **options)

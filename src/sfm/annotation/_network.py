@@ -84,7 +84,15 @@ class NetworkReference:
 
     def params(self) -> dict[str, Any]:
         """Provenance for `uns`."""
-        return {"reference": "classifier", **self.pretrained.params(), "temperature": self.temperature}
+        # Last, since tokenizers of published models have a setting of this name.
+        return {**self.pretrained.params(), "temperature": self.temperature, "reference": "classifier"}
+
+
+def refuse_untrained(model: object) -> None:
+    """Raise if a model is a classifier whose head is still random."""
+    if not getattr(model, "head_is_trained_", True):
+        msg = f"The head of this {type(model).__name__} is new, and its labels would be random. Call `train` first."
+        raise RuntimeError(msg)
 
 
 def is_classifier(network: object) -> bool:

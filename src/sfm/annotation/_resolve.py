@@ -10,12 +10,13 @@ from anndata import AnnData
 
 from sfm._warn import warn
 from sfm.annotation._calibration import CALIBRATIONS
+from sfm.annotation._cell_views import VIEWS
 from sfm.annotation._classifier import CLASSIFIERS
 from sfm.annotation._consensus import Consensus
 from sfm.annotation._finetuned import TRAINERS, FinetunedReference
 from sfm.annotation._labelled import LabelledCells
 from sfm.annotation._labels import read_labels
-from sfm.annotation._network import NetworkReference
+from sfm.annotation._network import NetworkReference, refuse_untrained
 from sfm.annotation._reference import Reference
 from sfm.annotation._vector_annotator import checked_options
 from sfm.checkpoints._pretrained import PretrainedCells
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sfm.annotation._calibration import Calibration
+    from sfm.annotation._cell_views import Views
 
 Method = Literal["knn", "logreg", "prototype", "finetune"]
 
@@ -43,6 +45,7 @@ class LabelledOptions:
     method: Method | Sequence[Method] = "knn"
     method_kwargs: dict[str, Any] | None = None
     use_rep: str | None = None
+    views: Views | None = None
     calibration: Calibration = "temperature"
     where: dict[str, Any] = field(default_factory=dict)
 
@@ -52,6 +55,9 @@ def resolve_reference(reference: Any, adata: AnnData, options: LabelledOptions) 
     methods = _checked_methods(options.method)
     if options.calibration not in CALIBRATIONS:
         msg = f"Unknown calibration={options.calibration!r}. Choose {' or '.join(map(repr, CALIBRATIONS))}."
+        raise ValueError(msg)
+    if options.views not in (None, *VIEWS):
+        msg = f"Unknown views={options.views!r}. Choose one of {', '.join(map(repr, VIEWS))}."
         raise ValueError(msg)
     if isinstance(reference, AnnData):
         return _labelled(reference, adata, options, methods)
@@ -65,6 +71,7 @@ def _trained(reference: Any) -> Reference:
         from sfm.annotation._celltypist import CellTypistReference
 
         return CellTypistReference.read(reference)
+    refuse_untrained(reference)
     if isinstance(reference, str | Path | PretrainedCells) or hasattr(reference, "as_pretrained"):
         return NetworkReference(resolve_model(reference))
     if all(hasattr(reference, name) for name in ("classifier", "scaler", "description")):
@@ -83,6 +90,12 @@ def _labelled(reference: AnnData, adata: AnnData, options: LabelledOptions, meth
         msg = (
             f"model= and use_rep={options.use_rep!r} were both given: vectors that are there are not made anew. Pass one "
             "of them."
+        )
+        raise ValueError(msg)
+    if options.use_rep is not None and options.views in ("both", "expression"):
+        msg = (
+            f"use_rep={options.use_rep!r} and views={options.views!r} were both given: only the vectors in that slot are "
+            "compared. Leave one of them out."
         )
         raise ValueError(msg)
     settings = _options_by_method(methods, options.method_kwargs)
@@ -104,6 +117,7 @@ def _labelled(reference: AnnData, adata: AnnData, options: LabelledOptions, meth
                 on_vectors,
                 model=options.model,
                 use_rep=options.use_rep,
+                views=options.views,
                 calibration=options.calibration,
                 options=settings,
             )
@@ -111,6 +125,9 @@ def _labelled(reference: AnnData, adata: AnnData, options: LabelledOptions, meth
     if len(on_vectors) < len(methods):
         if options.use_rep is not None and not on_vectors:
             msg = f"use_rep={options.use_rep!r}: method='finetune' reads counts, not vectors. Pass model= instead."
+            raise ValueError(msg)
+        if options.views is not None and not on_vectors:
+            msg = f"views={options.views!r}: method='finetune' has none to choose from. Leave views= out."
             raise ValueError(msg)
         parts.append(
             FinetunedReference(
@@ -152,7 +169,7 @@ def _options_by_method(methods: list[str], options: dict[str, Any] | None) -> di
 
 def _refuse_useless(options: LabelledOptions, reference: Any) -> None:
     default = LabelledOptions(labels_key=options.labels_key, where=options.where)
-    names = ("model", "method", "method_kwargs", "use_rep", "calibration")
+    names = ("model", "method", "method_kwargs", "use_rep", "views", "calibration")
     given = [name for name in names if getattr(options, name) != getattr(default, name)]
     if given:
         msg = (

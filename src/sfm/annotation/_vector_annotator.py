@@ -24,10 +24,14 @@ _FEW = 50
 class VectorAnnotator:
     """Classifiers of cell vectors, calibrated on held-out reference cells, and the distance from these.
 
+    Cells may be given in several views. Each classifier then works on each view by itself, and the probabilities that
+    it finds are averaged.
+
     Parameters
     ----------
-    vectors
-        Vectors of the labelled reference cells, shape `(cells, dims)`.
+    views
+        Vectors of the labelled reference cells, shape `(cells, dims)`, by the name of the view. Novelty is judged by the
+        first.
     codes
         Number of the label of each, shape `(cells,)`.
     n_labels
@@ -42,7 +46,7 @@ class VectorAnnotator:
 
     def __init__(
         self,
-        vectors: np.ndarray,
+        views: dict[str, np.ndarray],
         codes: np.ndarray,
         *,
         n_labels: int,
@@ -51,37 +55,46 @@ class VectorAnnotator:
         options: dict[str, dict[str, Any]],
     ) -> None:
         make = [partial(CLASSIFIERS.load(name), **options.get(name, {})) for name in methods]
-        self.methods = list(methods)
-        self.classifiers = [classifier().fit(vectors, codes, n_labels=n_labels) for classifier in make]
+        self.methods, self.views = list(methods), list(views)
+        vectors = list(views.values())
+        self.classifiers = [[new().fit(part, codes, n_labels=n_labels) for part in vectors] for new in make]
         held_out = hold_out(make, vectors, codes, n_labels=n_labels)
         n_held_out = len(held_out.codes)
-        self.calibrators = [CALIBRATIONS[calibration]() for _ in make]
+        self.calibrators = [[CALIBRATIONS[calibration]() for _ in vectors] for _ in make]
         self.report: dict[str, Any] = {"calibration": calibration, "n_held_out": n_held_out}
         self.novelty: Novelty | None = None
         if n_held_out < _FEW:
             logg.info(f"    only {n_held_out} reference cells could be held out: confidence is hardly calibrated")
         if n_held_out == 0:
             return
-        for calibrator, logits in zip(self.calibrators, held_out.logits, strict=True):
-            calibrator.fit(logits, held_out.codes)
-        self.novelty = Novelty(Typicality().fit(vectors, codes), held_out.distances)
+        for calibrators, logits in zip(self.calibrators, held_out.logits, strict=True):
+            for calibrator, part in zip(calibrators, logits, strict=True):
+                calibrator.fit(part, held_out.codes)
+        self.novelty = Novelty(Typicality().fit(vectors[0], codes), held_out.distances)
         self.report |= self._report(calibration, held_out.logits, held_out.codes)
 
-    def classify(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def classify(self, views: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return calibrated probabilities, shape `(methods, cells, n_labels)`, and best labels, `(cells, methods)`."""
-        logits = [classifier.logits(vectors) for classifier in self.classifiers]
-        probabilities = [calibrator(part) for calibrator, part in zip(self.calibrators, logits, strict=True)]
-        return np.stack(probabilities), np.stack([part.argmax(axis=1) for part in logits], axis=1)
+        probabilities, best = [], []
+        for classifiers, calibrators in zip(self.classifiers, self.calibrators, strict=True):
+            logits = [part.logits(views[name]) for part, name in zip(classifiers, self.views, strict=True)]
+            by_view = [calibrator(part) for calibrator, part in zip(calibrators, logits, strict=True)]
+            probabilities.append(np.mean(by_view, axis=0))
+            # Rounding may make the highest probabilities equal, but not the logits that they are made of.
+            best.append((logits[0] if len(logits) == 1 else probabilities[-1]).argmax(axis=1))
+        return np.stack(probabilities), np.stack(best, axis=1)
 
-    def _report(self, kind: Calibration, logits: list[np.ndarray], codes: np.ndarray) -> dict[str, Any]:
+    def _report(self, kind: Calibration, logits: list[list[np.ndarray]], codes: np.ndarray) -> dict[str, Any]:
         """Calibration of the mean of all methods, and with several, of each."""
         single = len(self.methods) == 1
         found: dict[str, Any] = {}
-        for name, calibrator, part in zip(self.methods, self.calibrators, logits, strict=True):
+        for name, calibrators, parts in zip(self.methods, self.calibrators, logits, strict=True):
             suffix = "" if single else f"_{name}"
-            found[f"temperature{suffix}"] = calibrator.value
-            found |= _plain(calibration_report(kind, [part], codes), suffix)
-        return found if single else {**found, **_plain(calibration_report(kind, logits, codes), "")}
+            for i, (view, calibrator) in enumerate(zip(self.views, calibrators, strict=True)):
+                found[f"temperature{suffix}" + (f"_{view}" if i else "")] = calibrator.value
+            found |= _plain(calibration_report(kind, parts, codes), suffix)
+        every = [part for parts in logits for part in parts]
+        return found if single else {**found, **_plain(calibration_report(kind, every, codes), "")}
 
 
 def _plain(report: Any, suffix: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ def run(args: Namespace) -> None:
             labels_key=args.labels_key,
             model=args.model,
             method=_methods(args.method),
+            views=args.views,
             min_confidence=args.min_confidence,
             max_novelty=args.max_novelty,
             majority_voting=args.majority_voting,

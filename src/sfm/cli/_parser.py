@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _METHODS = ("knn", "logreg", "prototype", "finetune")
+_VIEWS = ("both", "model", "expression")
 
 
 def make_parser() -> ArgumentParser:
@@ -77,6 +78,7 @@ def _add_annotate(command: ArgumentParser) -> None:
     command.add_argument(
         "--method", choices=_METHODS, action="append", help="how labels are found (default: knn); several vote"
     )
+    command.add_argument("--views", choices=_VIEWS, help="what cells are compared by (default: both)")
     command.add_argument("--min-confidence", type=float, metavar="P", help="cells below are 'unknown'")
     command.add_argument("--max-novelty", type=float, metavar="P", help="cells above are 'unknown'")
     command.add_argument(

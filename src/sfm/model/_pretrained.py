@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from scvi.model.base import BaseModelClass
 
+from sfm._warn import warn
 from sfm.checkpoints import PretrainedCells
 from sfm.checkpoints._resolve import resolve_model
 from sfm.checkpoints._weights import load_weights
@@ -79,6 +80,10 @@ class PretrainedModel(BaseModelClass):
         dtype
             Type of the weights on disk, for example `torch.float16` to halve the size.
         """
+        if not getattr(self, "head_is_trained_", True):
+            warn(
+                "The head of this classifier is new: whoever loads the directory gets random labels. Call `train` first."
+            )
         pretrained = self.as_pretrained()
         if has_lora(self.module.network):
             pretrained = replace(pretrained, model=merged(self.module.network))

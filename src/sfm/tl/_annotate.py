@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from sfm.annotation._calibration import Calibration
+    from sfm.annotation._cell_views import Views
     from sfm.annotation._reference import Prediction, Reference
     from sfm.annotation._resolve import Method
     from sfm.annotation._tree import LabelTree
@@ -46,6 +47,7 @@ def annotate(  # noqa: PLR0913
     method: Method | Sequence[Method] = "knn",
     method_kwargs: dict[str, Any] | None = None,
     use_rep: str | None = None,
+    views: Views | None = None,
     min_confidence: float | None = None,
     max_novelty: float | None = None,
     majority_voting: str | bool | None = None,
@@ -66,10 +68,10 @@ def annotate(  # noqa: PLR0913
     The label of a cell depends on that cell, the genes that were measured, and the reference, but not on the other cells
     of `adata`, except with `majority_voting`.
 
-    With labelled cells as reference, both sides are embedded with a foundation model from the genes that both have, and
-    labels go from vectors to vectors. Confidence is calibrated on reference cells that were held out: of cells that are
-    labelled with a confidence of 0.8, four in five should be right, as far as the query is like the reference. How well
-    that holds in the reference is `expected_calibration_error` in `adata.uns`. Where query and reference differ, look
+    With labelled cells as reference, cells are compared by the genes that both sides have, in two views: vectors of a
+    foundation model, and expression itself. Confidence is calibrated on reference cells that were held out: of cells that
+    are labelled with a confidence of 0.8, four in five should be right, as far as the query is like the reference. How
+    well that holds in the reference is `expected_calibration_error` in `adata.uns`. Where query and reference differ, look
     at the novelty of the cells as well.
 
     Parameters
@@ -98,16 +100,19 @@ def annotate(  # noqa: PLR0913
     use_rep
         Slot of `obsm` with vectors of both sides, instead of embedding them now. They must have been made by
         :func:`sfm.tl.embed` with the same model and settings. By default `"X_sfm"` is used if both sides have it and
-        `model` is `None`, unless their genes differ so much that embedding both anew, from the genes that they share,
-        is better.
+        `model` is `None`, unless their genes differ so much that embedding both anew, from shared genes, is better.
+    views
+        What cells are compared by: vectors of the `"model"`; `"expression"`, which is log1p of counts scaled to 10,000 per
+        cell, in principal components of the reference; or `"both"`, the default. The vectors in `use_rep` are compared
+        alone, and so are those in `"X_sfm"` if they are not of the bundled model or counts are missing.
     min_confidence
         Cells whose best label is less probable than this, from 0 to 1, are `"unknown"`.
     max_novelty
         Cells whose novelty is higher than this, from 0 to 1, are `"unknown"`.
     majority_voting
         Column of `adata.obs` with small clusters, all of whose cells then get the label that most of them have; `True`
-        to make clusters with Leiden. Rejected cells do not vote; where they are the majority, the cluster is
-        `"unknown"`. Cells without a cluster are on their own.
+        to make clusters with Leiden. Rejected cells do not vote; a cluster of which they are the majority is `"unknown"`.
+        Cells without a cluster are on their own.
     label_tree
         Broader labels to fall back on: a dictionary from label to parent, a nested dictionary from parent to children,
         or a :class:`networkx.DiGraph` with edges from parent to child. A cell whose best label is less probable than
@@ -153,6 +158,8 @@ def annotate(  # noqa: PLR0913
 
     Raises
     ------
+    RuntimeError
+        If `reference` is a classifier that has not been trained.
     KeyError
         If `labels_key`, `use_rep`, `layer`, `gene_symbols` or `majority_voting` names nothing.
     TypeError
@@ -191,6 +198,7 @@ def annotate(  # noqa: PLR0913
         method=method,
         method_kwargs=method_kwargs,
         use_rep=use_rep,
+        views=views,
         calibration=calibration,
         where=_reference_options(where, reference_kwargs),
     )
@@ -282,11 +290,8 @@ def _clusters(
 def _report_empty(prediction: Prediction) -> None:
     n_empty = 0 if prediction.is_empty is None else int(prediction.is_empty.sum())
     if n_empty:
-        msg = (
-            f"{n_empty} of {len(prediction.probabilities)} cells have no count on a known gene; they are labelled "
-            f"{UNKNOWN!r}."
-        )
-        warn(msg)
+        n_cells = len(prediction.probabilities)
+        warn(f"{n_empty} of {n_cells} cells have no count on a known gene; they are labelled {UNKNOWN!r}.")
 
 
 def _described(method: Method | Sequence[Method]) -> str:

@@ -9,6 +9,7 @@ from sfm import _logging as logg
 from sfm._docs import COPY, INPUT, doc_params
 from sfm._keys import slot_name
 from sfm._views import own_data
+from sfm.annotation._network import refuse_untrained
 from sfm.checkpoints._resolve import resolve_model
 from sfm.data import encode_cells
 from sfm.inference._cells import package_versions
@@ -92,6 +93,8 @@ def annotate_genes(  # noqa: PLR0913
 
     Raises
     ------
+    RuntimeError
+        If the head of `model` has not been trained.
     KeyError
         If `layer` or `gene_symbols` names nothing.
     TypeError
@@ -116,6 +119,7 @@ def annotate_genes(  # noqa: PLR0913
     ['other', 'ribosomal']
     """
     key = slot_name(key_added, _KEY)
+    refuse_untrained(model)
     in_precision = choose_precision(precision, device)
     pretrained = resolve_model(model, tokenizer=tokenizer)
     network = token_classifier(pretrained.model, name=pretrained.name)

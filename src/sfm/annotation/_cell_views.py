@@ -1,0 +1,122 @@
+"""What cells of query and reference are compared by: vectors of a model, expression, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from sfm._matrix import select_matrix
+from sfm._state import input_state
+from sfm.annotation._embed import QUERY, REFERENCE, embed_cells, known_genes, naming
+from sfm.annotation._expression import SharedCounts, expression_views
+from sfm.annotation._overlap import shared_genes
+from sfm.annotation._provenance import stored_vectors
+from sfm.checkpoints._resolve import resolve_model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+
+    from sfm.checkpoints import PretrainedCells
+    from sfm.genes import GeneVocabulary
+
+Views = Literal["both", "model", "expression"]
+
+VIEWS: tuple[Views, ...] = ("both", "model", "expression")
+
+_PROBE_ROWS = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The query or the reference, and which of its matrices is read."""
+
+    adata: AnnData
+    where: dict[str, Any]
+
+
+@dataclass(eq=False)
+class CellViews:
+    """Vectors of the cells of both sides, by the name of the view."""
+
+    query: dict[str, np.ndarray]
+    """Float32 of shape `(n_query, n_dims)`."""
+    labelled: dict[str, np.ndarray]
+    """Of the labelled cells alone, float32 of shape `(n_labelled, n_dims)`."""
+    params: dict[str, Any]
+    """Provenance of the query."""
+    found: dict[str, Any] = field(default_factory=dict)
+    """What else is to be recorded."""
+    is_empty: np.ndarray | None = None
+
+    def add_expression(
+        self, query: Side, reference: Side, labelled: np.ndarray, pretrained: PretrainedCells, genes: np.ndarray | None
+    ) -> None:
+        """Compare expression too, of the genes that both sides have."""
+        gate = not self.query  # or the gate was passed before
+        with naming(QUERY):
+            of_query = SharedCounts.open(query.adata, pretrained, query.where, genes=genes, gate=gate)
+        with naming(REFERENCE):
+            of_reference = SharedCounts.open(reference.adata, pretrained, reference.where, genes=genes, gate=gate)
+        vectors = expression_views(of_query, of_reference, labelled)
+        self.query["expression"], self.labelled["expression"] = vectors.query, vectors.labelled
+        self.params = {**of_query.params(), **self.params}
+        self.is_empty = vectors.is_empty if self.is_empty is None else self.is_empty
+
+
+def computed_views(
+    query: Side, reference: Side, labelled: np.ndarray, *, model: Any, views: Views, compute: dict[str, Any]
+) -> CellViews:
+    """Embed both sides, read their expression, or do both, with the genes that they share."""
+    pretrained = resolve_model(model)
+    genes = _genes_of_both(query, reference, pretrained.vocabulary)
+    found = {"use_rep": None, "n_shared_genes": None if genes is None else int(genes.size)}
+    made = CellViews({}, {}, {"vocabulary_hash": pretrained.vocabulary.content_hash}, found)
+    if views != "expression":
+        with naming(QUERY):
+            vectors = embed_cells(query.adata, pretrained, query.where, compute=compute, genes=genes)
+        of_reference = vectors
+        if reference.adata is not query.adata or reference.where != query.where:
+            with naming(REFERENCE):
+                of_reference = embed_cells(reference.adata, pretrained, reference.where, compute=compute, genes=genes)
+        made.query["model"], made.labelled["model"] = vectors.vectors, of_reference.vectors[labelled]
+        made.params, made.is_empty = {**pretrained.params(), **vectors.params}, vectors.is_empty
+    if views != "model":
+        made.add_expression(query, reference, labelled, pretrained, genes)
+    return made
+
+
+def stored_views(query: Side, reference: Side, labelled: np.ndarray, use_rep: str, *, expression: bool) -> CellViews:
+    """Take the vectors that both sides have, and read their expression as well if that is wanted and possible."""
+    vectors, of_reference = stored_vectors(query.adata, reference.adata, use_rep)
+    found = {"use_rep": use_rep}
+    made = CellViews({"model": vectors.vectors}, {"model": of_reference.vectors[labelled]}, vectors.params, found)
+    if not expression:
+        return made
+    # Which genes they have in common is known by the vocabulary of the model, and only the bundled one is at hand.
+    pretrained = resolve_model(None)
+    sides = (query, reference)
+    if vectors.params.get("vocabulary_hash") == pretrained.vocabulary.content_hash and all(map(_holds_counts, sides)):
+        genes = _genes_of_both(query, reference, pretrained.vocabulary)
+        if genes is not None:
+            made.add_expression(query, reference, labelled, pretrained, genes)
+            made.found["n_shared_genes"] = int(genes.size)
+    return made
+
+
+def _genes_of_both(query: Side, reference: Side, vocabulary: GeneVocabulary) -> np.ndarray | None:
+    """Token ids of the genes that both sides have. Genes that one side lacks would tell the two apart."""
+    with naming(QUERY):
+        of_query = known_genes(query.adata, vocabulary, query.where)
+    with naming(REFERENCE):
+        of_reference = known_genes(reference.adata, vocabulary, reference.where)
+    # Without any gene, the coverage gate has the better message.
+    return shared_genes(of_query, of_reference, vocabulary) if of_query.size and of_reference.size else None
+
+
+def _holds_counts(side: Side) -> bool:
+    try:
+        head = select_matrix(side.adata, **side.where).head(_PROBE_ROWS)
+    except (KeyError, ValueError):  # the slot is not there: the vectors alone were asked for
+        return False
+    return input_state(head).kind == "counts"
