@@ -8,6 +8,7 @@ from torch import nn
 
 from sfm.nn import CellConfig, CellModel, backbone_config
 from sfm.nn._layers import first_layers
+from sfm.nn._read_tokens import End, end_positions, take_tokens
 from sfm.nn.architectures import ARCHITECTURES, get_architecture
 from sfm.nn.architectures._encoder import EncoderConfig, EncoderModel, sinusoids
 
@@ -177,17 +178,55 @@ def test_every_architecture_is_there(name: str) -> None:
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("side", ["right", "left", "none"])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("pooling", ["cls", "last", "mean"])
 @torch.inference_mode()
-def test_cells_that_are_read_from_their_first_token_are_the_same(norm_first: bool, side: str, attention: str) -> None:
+def test_cells_that_are_read_from_one_token_are_the_same(
+    norm_first: bool, side: str, attention: str, pooling: str
+) -> None:
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = backbone_config("sfm_encoder", norm_first=norm_first, final_norm=norm_first, **sizes)
     torch.manual_seed(0)
-    model = CellModel(CellConfig(10, config, pooling="cls", attn_implementation=attention)).eval()
+    model = CellModel(CellConfig(10, config, pooling=pooling, attn_implementation=attention)).eval()
     ids, mask = torch.tensor([[2, 4, 5, 6], [2, 7, 8, 0], [0, 0, 0, 0]]), torch.tensor([[1] * 4, [1, 1, 1, 0], [0] * 4])
     if side == "left":
         ids, mask = ids.flip(1), mask.flip(1)
     if side == "none":
         ids, mask = ids[:1], mask[:1]
-    wanted = model.pool(model(ids, mask).last_hidden_state, ids, mask, pooling="cls")
-    assert model._reads_first_token(mask, None) == (side != "left")
+    wanted = model.pool(model(ids, mask).last_hidden_state, ids, mask, pooling=pooling)
+    computed = []
+    model.backbone.layers[-1].up.register_forward_hook(lambda _, inputs, __: computed.append(inputs[0].shape[1]))
     torch.testing.assert_close(model.encode(ids, mask), wanted, rtol=1e-4, atol=1e-6)
+    assert computed == [ids.shape[1] if pooling == "mean" else 1]
+
+
+@pytest.mark.parametrize("hidden_layer", [-1, -2, 2, 1, 0])
+@pytest.mark.parametrize("pooling", ["cls", "last", "mean"])
+@torch.inference_mode()
+def test_cells_that_are_read_from_one_token_of_a_bert_are_the_same(hidden_layer: int, pooling: str) -> None:
+    config = backbone_config("bert", hidden_size=16, num_hidden_layers=3, num_attention_heads=2, max_length=8)
+    torch.manual_seed(0)
+    model = CellModel(CellConfig(10, config, pooling=pooling, hidden_layer=hidden_layer)).eval()
+    ids, mask = torch.tensor([[2, 4, 5, 6], [2, 7, 8, 0], [0, 0, 0, 0]]), torch.tensor([[1] * 4, [1, 1, 1, 0], [0] * 4])
+    states = model(ids, mask, output_hidden_states=True).hidden_states
+    wanted = model.pool(states[hidden_layer], ids, mask, pooling=pooling)
+    computed = []
+    for layer in model.backbone.encoder.layer:
+        layer.intermediate.register_forward_hook(lambda _, inputs, __: computed.append(inputs[0].shape[1]))
+    torch.testing.assert_close(model.encode(ids, mask), wanted, rtol=1e-4, atol=1e-6)
+    assert computed == ([4] * (hidden_layer % 4))[1:] + ([4 if pooling == "mean" else 1] if hidden_layer else [])
+    whole = model(ids, mask).last_hidden_state
+    torch.testing.assert_close(whole, states[-1])
+
+
+@pytest.mark.parametrize(("ends", "wanted"), [(("first",), [[0], [1]]), (("first", "last"), [[0, 1], [1, 2]])])
+def test_ends_of_cells_are_found_whatever_side_padding_is_on(ends: tuple[End, ...], wanted: list[list[int]]) -> None:
+    mask = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0]])
+    assert end_positions(mask, ends).tolist() == wanted
+
+
+@torch.inference_mode()
+def test_the_last_layer_computes_the_tokens_that_are_asked_for(embeds: torch.Tensor, mask: torch.Tensor) -> None:
+    model, queries = make(positions="sinusoidal"), torch.tensor([[6, 0], [3, 0], [0, 0]])
+    whole = model(embeds, mask).last_hidden_state
+    found = model(embeds, mask, queries=queries).last_hidden_state
+    torch.testing.assert_close(found, take_tokens(whole, queries), rtol=1e-4, atol=1e-5)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from sfm.inference._precision import inference_context
+from sfm.nn.architectures._proteins import shared_gene_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,7 @@ def prepared(model: Any, device: torch.device, precision: Literal["fp32", "bf16"
 
     May be nested: a second use inside the first has nothing left to do.
     """
-    with in_eval_mode(model, device), inference_context(device, precision):
+    with in_eval_mode(model, device), shared_gene_vectors(), inference_context(device, precision):
         yield
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+
+from sfm.nn._read_tokens import take_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 
@@ -42,6 +45,29 @@ def first_layers(backbone: PreTrainedModel, hidden_layer: int) -> Iterator[None]
         yield
     finally:
         setattr(parent, name, layers)
+
+
+@contextmanager
+def tokens_after_attention(backbone: PreTrainedModel, hidden_layer: int, positions: Tensor) -> Iterator[None]:
+    """Let the layer of a BERT that makes one of the hidden states leave out all but some tokens after its attention.
+
+    Parameters
+    ----------
+    backbone
+        The backbone.
+    hidden_layer
+        Index of the hidden state; -1 is the last, and 0, which no layer makes, is not possible.
+    positions
+        Positions of the tokens that are kept, shape `(cells, positions)`.
+    """
+    layer: Any = backbone_layers(backbone)[hidden_layer - 1 if hidden_layer > 0 else hidden_layer]
+    hook = layer.attention.output.register_forward_pre_hook(
+        lambda _, tensors: tuple(take_tokens(tensor, positions) for tensor in tensors)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _find_layers(backbone: PreTrainedModel) -> tuple[nn.Module, str, nn.ModuleList]:

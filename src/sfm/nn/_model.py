@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,15 +10,19 @@ from sfm.nn._backbone import arguments_of, build_backbone, first_position
 from sfm.nn._embedder import CellEmbedder
 from sfm.nn._fitness import refuse_misfit
 from sfm.nn._gene_vectors import GeneVectors
-from sfm.nn._layers import first_layers
+from sfm.nn._layers import first_layers, tokens_after_attention
 from sfm.nn._pooling import AttentionPooling, pool
 from sfm.nn._pretrained import CellModelOutput, CellPreTrainedModel
+from sfm.nn._read_tokens import end_positions
 from sfm.nn.architectures import get_architecture
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sfm.nn._config import CellConfig, Pooling
+    from sfm.nn._read_tokens import End
+
+_READS: dict[Pooling, tuple[End, ...]] = {"cls": ("first",), "last": ("last",)}
 
 
 class CellModel(GeneVectors, CellPreTrainedModel):
@@ -159,25 +164,30 @@ class CellModel(GeneVectors, CellPreTrainedModel):
         -------
         Cell vectors, shape `(cells, dims)`; zeros for a cell without tokens.
         """
-        if self._reads_first_token(attention_mask, pooling):
-            kwargs["n_queries"] = 1
-        with first_layers(self.backbone, self.config.hidden_layer):
+        positions = self._positions_read(attention_mask, pooling)
+        with ExitStack() as stack:
+            if positions is not None and "queries" in self._arguments:
+                kwargs["queries"] = positions
+            elif positions is not None:
+                stack.enter_context(tokens_after_attention(self.backbone, self.config.hidden_layer, positions))
+            stack.enter_context(first_layers(self.backbone, self.config.hidden_layer))
             hidden = self(input_ids, attention_mask, values, **kwargs).last_hidden_state
-        n_tokens = hidden.shape[1]
-        return self.pool(hidden, input_ids[:, :n_tokens], attention_mask[:, :n_tokens], pooling=pooling)
+        if positions is not None:
+            input_ids, attention_mask = input_ids.gather(1, positions), attention_mask.gather(1, positions)
+        return self.pool(hidden, input_ids, attention_mask, pooling=pooling)
 
-    def _reads_first_token(self, attention_mask: Tensor, pooling: Pooling | None) -> bool:
-        """Whether the backbone need not compute more than the vector of each cell's first token."""
-        if "n_queries" not in self._arguments or self.backbone.config._attn_implementation not in ("eager", "sdpa"):
-            return False
+    def _positions_read(self, attention_mask: Tensor, pooling: Pooling | None) -> Tensor | None:
+        """Return where the tokens stand that a cell is read from, if that spares the backbone the others."""
+        backbone = self.backbone.config
+        if "queries" in self._arguments:
+            can = backbone._attn_implementation in ("eager", "sdpa")
+        else:
+            can = backbone.model_type == "bert" and self.config.hidden_layer != 0 and not torch.compiler.is_compiling()
+        if not can:
+            return None
         pooling = self.config.pooling if pooling is None else pooling
-        reads_first = pooling == "cls" or (pooling == "published" and getattr(self.readout, "reads_first_token", False))
-        # Where padding stands on the left, the first token does not; compiled code cannot look.
-        return (
-            reads_first
-            and not torch.compiler.is_compiling()
-            and not bool((attention_mask[:, 0] < attention_mask.amax(dim=1)).any())
-        )
+        ends = getattr(self.readout, "reads", None) if pooling == "published" else _READS.get(pooling)
+        return None if ends is None else end_positions(attention_mask, ends)
 
     def pool(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor, *, pooling: Pooling | None) -> Tensor:
         """Pool token vectors; mean, max and attention over gene tokens only.

@@ -16,6 +16,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from sfm.nn._read_tokens import take_tokens
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -100,29 +102,29 @@ class SelfAttention(nn.Module):
         self.scaling = (config.hidden_size // config.num_attention_heads) ** -0.5
 
     def forward(
-        self, hidden: Tensor, mask: Any, n_queries: int | None = None, **kwargs: Any
+        self, hidden: Tensor, mask: Any, queries: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
         """Return `(cells, queries, dims)` and, where the implementation gives them, attention weights.
 
-        Queries are the first `n_queries` tokens; all by default.
+        Queries are the tokens at these positions, shape `(cells, queries)`; all by default.
         """
-        query, key, value = self._projected(hidden, n_queries)
-        if n_queries is not None and mask is not None and mask.shape[-2] > 1:
-            mask = mask[..., :n_queries, :]
+        query, key, value = self._projected(hidden, queries)
+        if queries is not None and mask is not None and mask.shape[-2] > 1:
+            mask = mask[..., : queries.shape[1], :]  # all its rows are the same: padding is hidden from every query
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, plain_attention)
         dropout = self.config.hidden_dropout_prob if self.training else 0.0
         attended, weights = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling, **kwargs)
         return self.output(attended.flatten(2)), weights
 
-    def _projected(self, hidden: Tensor, n_queries: int | None) -> list[Tensor]:
+    def _projected(self, hidden: Tensor, queries: Tensor | None) -> list[Tensor]:
         """Queries, keys and values, each of shape `(cells, heads, tokens, dims per head)`."""
-        if n_queries is None or type(self.qkv) is not nn.Linear:  # adapters and the like know the whole product alone
+        if queries is None or type(self.qkv) is not nn.Linear:  # adapters and the like know the whole product alone
             parts = list(self.qkv(hidden).chunk(3, dim=-1))
-            parts[0] = parts[0][:, :n_queries]
+            parts[0] = take_tokens(parts[0], queries)
         else:
             size, weight, bias = hidden.shape[-1], self.qkv.weight, self.qkv.bias
-            queries = F.linear(hidden[:, :n_queries], weight[:size], bias[:size])
-            parts = [queries, *F.linear(hidden, weight[size:], bias[size:]).chunk(2, dim=-1)]
+            query = F.linear(take_tokens(hidden, queries), weight[:size], bias[:size])
+            parts = [query, *F.linear(hidden, weight[size:], bias[size:]).chunk(2, dim=-1)]
         return [part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in parts]
 
 
@@ -158,15 +160,15 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden: Tensor, mask: Any, n_queries: int | None = None, **kwargs: Any
+        self, hidden: Tensor, mask: Any, queries: Tensor | None = None, **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """Map `(cells, tokens, dims)` to the same of the first `n_queries` tokens; return attention weights as well."""
+        """Map `(cells, tokens, dims)` to the same of the tokens `queries`; return attention weights as well."""
         if self.norm_first:
-            attended, weights = self.attention(self.attention_norm(hidden), mask, n_queries, **kwargs)
-            hidden = hidden[:, :n_queries] + self.dropout(attended)
+            attended, weights = self.attention(self.attention_norm(hidden), mask, queries, **kwargs)
+            hidden = take_tokens(hidden, queries) + self.dropout(attended)
             return hidden + self._feedforward(self.feedforward_norm(hidden)), weights
-        attended, weights = self.attention(hidden, mask, n_queries, **kwargs)
-        hidden = self.attention_norm(hidden[:, :n_queries] + self.dropout(attended))
+        attended, weights = self.attention(hidden, mask, queries, **kwargs)
+        hidden = self.attention_norm(take_tokens(hidden, queries) + self.dropout(attended))
         return self.feedforward_norm(hidden + self._feedforward(hidden)), weights
 
     def _feedforward(self, hidden: Tensor) -> Tensor:
@@ -215,7 +217,7 @@ class EncoderModel(PreTrainedModel):
         *,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
-        n_queries: int | None = None,
+        queries: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Run all layers.
@@ -230,8 +232,9 @@ class EncoderModel(PreTrainedModel):
             Position of each token, same shape. Default: 0, 1, 2, ...
         output_hidden_states, output_attentions
             Whether to return those of each layer; attention weights need `attn_implementation="eager"`.
-        n_queries
-            How many tokens from the first on the result is wanted of: the last layer then leaves out the rest.
+        queries
+            Positions of the tokens that the result is wanted of, shape `(cells, queries)`: the last layer then leaves out
+            the rest. All by default.
         kwargs
             Passed to the attention.
         """
@@ -241,7 +244,7 @@ class EncoderModel(PreTrainedModel):
         states, weights = [hidden], []
         for i, layer in enumerate(self.layers):
             is_last = i == len(self.layers) - 1
-            hidden, of_layer = layer(hidden, mask, n_queries if is_last else None, **kwargs)
+            hidden, of_layer = layer(hidden, mask, queries if is_last else None, **kwargs)
             states.append(hidden)
             weights.append(of_layer)
         states[-1] = self.norm(hidden)

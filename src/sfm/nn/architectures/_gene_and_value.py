@@ -37,6 +37,8 @@ class GeneAndValueSettings(TypedDict, total=False):
     decoder_activation: Literal["leaky_relu", "relu", "gelu"]
     input_norm: Literal["affine", "plain"]
     """A fixed batch norm of the sum, with a scale and a shift of its own or without; none by default."""
+    classifier_layers: Literal["relu_and_norm"]
+    """Hidden layers of a classifier of cells like those of scGPT; otherwise they are those of other models."""
 
 
 class GeneAndValueEmbedder(nn.Module):
@@ -113,7 +115,7 @@ class FixedBatchNorm(nn.Module):
 class UnitCls(nn.Module):
     """The vector of the first token, divided by its length."""
 
-    reads_first_token = True
+    reads = ("first",)
 
     def __init__(self, config: CellConfig) -> None:
         super().__init__()

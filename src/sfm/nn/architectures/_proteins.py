@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -54,14 +56,74 @@ class ProteinTable(nn.Module):
 def embed_distinct(embed: Callable[[Tensor], Tensor], input_ids: Tensor) -> Tensor:
     """Embed each of the tokens that occur once: wide vectors are then read and projected once, however many cells share them.
 
+    Inside :func:`shared_gene_vectors`, once for all minibatches.
+
     Parameters
     ----------
     embed
-        Maps tokens `(...)` to vectors `(..., dims)`, each by itself.
+        Maps tokens `(...)` to vectors `(..., dims)`, each by itself; a method.
     input_ids
         Token ids, shape `(cells, tokens)`.
     """
     if torch.compiler.is_compiling():  # how many there are is not known before
         return embed(input_ids)
+    tables = _tables.get()
+    # A GPU projects faster than it has memory to spare.
+    if (
+        tables is not None
+        and torch.is_inference_mode_enabled()
+        and input_ids.device.type == "cpu"
+        and input_ids.numel()
+    ):
+        return tables.setdefault(embed, _VectorTable())(embed, input_ids)
     distinct, place = input_ids.unique(return_inverse=True)
     return F.embedding(place, embed(distinct))
+
+
+_tables: ContextVar[dict[Callable[[Tensor], Tensor], _VectorTable] | None] = ContextVar("_tables", default=None)
+
+
+@contextmanager
+def shared_gene_vectors() -> Iterator[None]:
+    """Inside this context, in which no weight may change, keep the vectors of genes from minibatch to minibatch.
+
+    On the CPU and in inference mode alone. They are forgotten at the end of the outermost context.
+    """
+    if _tables.get() is not None:
+        yield
+        return
+    token = _tables.set({})
+    try:
+        yield
+    finally:
+        _tables.reset(token)
+
+
+class _VectorTable:
+    """Vectors of the tokens that were seen so far, in a tensor that doubles when it is full."""
+
+    def __init__(self) -> None:
+        self.rows = torch.empty(0, dtype=torch.int64)  # row of each token id, -1 where it has none
+        self.vectors = torch.empty(0, 0)
+        self.n_known = 0
+
+    def __call__(self, embed: Callable[[Tensor], Tensor], input_ids: Tensor) -> Tensor:
+        """Embed tokens, `(...)` to `(..., dims)`."""
+        distinct = input_ids.unique()
+        missing = max(int(distinct[-1]) + 1 - len(self.rows), 0)
+        self.rows = F.pad(self.rows, (0, missing), value=-1)
+        new = distinct[self.rows[distinct] < 0]
+        if new.numel():
+            self._add(new, embed(new))
+        return F.embedding(self.rows[input_ids], self.vectors)
+
+    def _add(self, tokens: Tensor, vectors: Tensor) -> None:
+        n_known = self.n_known + len(tokens)
+        if n_known > len(self.vectors):
+            larger = vectors.new_empty(max(n_known, 2 * len(self.vectors)), vectors.shape[1])
+            if self.n_known:
+                larger[: self.n_known] = self.vectors[: self.n_known]
+            self.vectors = larger
+        self.vectors[self.n_known : n_known] = vectors
+        self.rows[tokens] = torch.arange(self.n_known, n_known)
+        self.n_known = n_known

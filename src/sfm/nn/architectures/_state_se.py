@@ -63,6 +63,8 @@ class StateEmbedder(nn.Module):
 class StateReadout(nn.Module):
     """The vector of the cell, of length one, and unless left out the vector of its data set."""
 
+    reads = ("first", "last")
+
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
         settings = config.architecture_settings

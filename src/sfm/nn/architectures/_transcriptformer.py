@@ -99,7 +99,7 @@ class LengthReadout(nn.Module):
         self.n_genes: int = settings["gene_rows"]
         self.longest: int = settings["seq_len"]
         self.special = None if not settings.get("protein_means") else config.special_token_ids
-        # Not read here, but by `negative_log_likelihood`: this is where weights beyond embedder and backbone have a place.
+        # Not read here, but by `count_losses`: this is where weights beyond embedder and backbone have a place.
         self.counts = CountHead(config) if settings.get("count_head") else None
 
     def forward(self, hidden: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -127,8 +127,10 @@ class NextGeneReadout(nn.Module):
         return hidden[:, : genes.shape[1]][is_gene], genes[is_gene]
 
 
-def negative_log_likelihood(model: CellModel, input_ids: Tensor, attention_mask: Tensor, values: Tensor) -> Tensor:
-    """Return the mean negative log-likelihood of a gene's count in each cell, in nats; the authors call it `llh`.
+def count_losses(
+    model: CellModel, states: Tensor, input_ids: Tensor, attention_mask: Tensor, values: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the negative log-likelihood of each gene's count, from the state of the token before it, in nats.
 
     Counts are taken as Poisson without zeros (softly approximated), around the share of the cell's counts that the
     model gives to each gene, given those before it.
@@ -137,12 +139,15 @@ def negative_log_likelihood(model: CellModel, input_ids: Tensor, attention_mask:
     ----------
     model
         A model of this architecture with its count head.
+    states
+        What the model made of the tokens, shape `(cells, tokens, dims)`.
     input_ids, attention_mask, values
-        A minibatch, shape `(cells, tokens)`.
+        The minibatch, shape `(cells, tokens)`.
 
     Returns
     -------
-    Float32 of shape `(cells,)`; NaN for a cell without genes.
+    Float32 of shape `(cells, tokens - 1)` for all tokens but the first, zero where one is no gene; and which ones are
+    genes, same shape.
 
     Raises
     ------
@@ -154,17 +159,41 @@ def negative_log_likelihood(model: CellModel, input_ids: Tensor, attention_mask:
         msg = "This model has no count head, which the log-likelihood needs. Load a checkpoint of TranscriptFormer."
         raise ValueError(msg)
     settings = model.config.architecture_settings
-    states = model(input_ids, attention_mask, values).last_hidden_state[:, :-1]  # each predicts the token after it
     is_gene, genes = model.is_gene(input_ids, attention_mask)[:, 1:], input_ids[:, 1:]
-    embeddings = model.embedder(genes)
-    logits = head(states, embeddings, genes.where(is_gene, 0)).float().masked_fill(~is_gene, float("-inf"))
+    logits = head(states[:, :-1], model.embedder(genes), genes.where(is_gene, 0)).float()
+    # Not minus infinity, whose softmax over a cell without genes has no gradient.
+    shares = logits.masked_fill(~is_gene, torch.finfo(logits.dtype).min).softmax(dim=1)
     counts = values[:, 1:].float() * is_gene
-    mean = logits.softmax(dim=1).nan_to_num() * counts.sum(dim=1, keepdim=True) + settings["count_epsilon"]
+    mean = shares * counts.sum(dim=1, keepdim=True) + settings["count_epsilon"]
     # The reference compares the last place of a full cell with a count of one.
     is_last = is_gene.cumsum(dim=1) == settings["seq_len"]
     counts = counts.masked_fill(is_last, 1.0).clamp(settings["count_epsilon"], settings["largest_count"])
     losses = F.relu(mean - F.softplus(-mean)) - counts * mean.log() + torch.lgamma(counts + 1)
-    return losses.masked_fill(~is_gene, 0).sum(dim=1) / is_gene.sum(dim=1)
+    return losses.masked_fill(~is_gene, 0), is_gene
+
+
+def negative_log_likelihood(model: CellModel, input_ids: Tensor, attention_mask: Tensor, values: Tensor) -> Tensor:
+    """Return the mean negative log-likelihood of a gene's count in each cell, in nats; the authors call it `llh`.
+
+    Parameters
+    ----------
+    model
+        A model of this architecture with its count head.
+    input_ids, attention_mask, values
+        A minibatch, shape `(cells, tokens)`.
+
+    Returns
+    -------
+    Float32 of shape `(cells,)`; NaN for a cell without genes. See :func:`count_losses`.
+
+    Raises
+    ------
+    ValueError
+        If the model has no count head.
+    """
+    states = model(input_ids, attention_mask, values).last_hidden_state
+    losses, is_gene = count_losses(model, states, input_ids, attention_mask, values)
+    return losses.sum(dim=1) / is_gene.sum(dim=1)
 
 
 TRANSCRIPTFORMER = Architecture(

@@ -41,7 +41,7 @@ class UCEEmbedder(nn.Module):
 class UCEReadout(nn.Module):
     """Cell vectors of length one from the vectors of `<cls>`."""
 
-    reads_first_token = True
+    reads = ("first",)
 
     def __init__(self, config: CellConfig) -> None:
         super().__init__()
