@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from sfm._matrix import CountMatrix
 
+    #: Name of a matrix, and the options that select it.
+    Slot = tuple[str, dict[str, str | bool]]
+
 StateKind = Literal["counts", "almost_counts", "normalized", "log1p", "scaled", "negative", "not_finite"]
 
 # expm1 of 20 is 4.9e8, more than any library size; linear normalised values exceed it in almost every cell.
@@ -37,6 +40,10 @@ class InputState:
     n_values: int
     example: float
     share: float
+
+    def fits(self, accepted: tuple[StateKind, ...]) -> bool:
+        """Whether this is one of some states, as an empty matrix always is."""
+        return self.kind in accepted or self.n_values == 0
 
     def describe(self) -> str:
         """Say in words what was seen."""
@@ -120,7 +127,7 @@ def refuse_state(
 ) -> None:
     """Raise if a state, perhaps found elsewhere, is not (one of those) required."""
     accepted = (requires,) if isinstance(requires, str) else requires
-    if state.kind in accepted:
+    if state.fits(accepted):
         return
     needed = " or ".join(_NEEDED.get(kind, f"{kind} values") for kind in accepted)
     found = f"{matrix.slot} holds {state.describe()}, but {needed} are needed"
@@ -148,17 +155,19 @@ def _remedy(adata: AnnData, matrix: CountMatrix, state: InputState, accepted: tu
             if kind == wanted:
                 what = _NEEDED.get(kind, f"{kind} values").removeprefix("raw ")
                 return f"{slot} holds {what}: pass {arguments(options) or 'neither layer= nor use_raw='}."
+    if state.kind == "not_finite":
+        return "Leave out the cells or genes that hold them, or read the data again from before they came about."
+    own = [(slot, options) for slot, options in slots(adata) if slot == matrix.slot]
+    known = [*zip(own, [state.kind], strict=False), *zip(others, kinds, strict=True)]
+    if "counts" not in accepted:
+        return _how_to_log1p(known)
     if state.kind == "almost_counts":
         return (
             "If they are counts up to rounding, store whole numbers: `adata.layers['counts'] = adata.X.copy()`, "
             "`adata.layers['counts'].data = adata.layers['counts'].data.round()`, and pass layer='counts' "
             "(a dense matrix: `np.rint(adata.X)`)."
         )
-    if state.kind == "not_finite":
-        return "Leave out the cells or genes that hold them, or read the data again from before they came about."
-    own = [(slot, options) for slot, options in slots(adata) if slot == matrix.slot]
-    candidates = own if state.kind in ("normalized", "log1p") else []
-    candidates += [other for other, kind in zip(others, kinds, strict=True) if kind in ("normalized", "log1p")]
+    candidates = [named for named, kind in known if kind in ("normalized", "log1p")]
     if candidates:
         slot, options = candidates[0]
         call = f"sfm.pp.recover_counts({', '.join(filter(None, ['adata', arguments(options)]))})"
@@ -168,9 +177,25 @@ def _remedy(adata: AnnData, matrix: CountMatrix, state: InputState, accepted: tu
     return "No slot of this AnnData holds counts: read the data again from before it was changed."
 
 
-def slots(adata: AnnData) -> list[tuple[str, dict[str, str | bool]]]:
+def _how_to_log1p(known: list[tuple[Slot, StateKind | None]]) -> str:
+    """Name the calls that make log1p-normalised values of counts or normalised values."""
+    made_of = {kind: named for named, kind in reversed(known)}
+    kind: StateKind = "counts" if "counts" in made_of else "normalized"
+    if kind not in made_of:
+        return "No slot of this AnnData holds them, or counts to make them from: read the data again from before it was changed."
+    slot, options = made_of[kind]
+    name, layer = "adata", ", layer='log1p'"
+    start, then = f"adata.layers['log1p'] = {slot}.copy()", "pass layer='log1p'"
+    if "use_raw" in options:  # which may have other genes
+        name, layer = "log1p", ""
+        start, then = "log1p = adata.raw.to_adata()", "pass log1p instead of adata"
+    normalise = f"`sc.pp.normalize_total({name}, target_sum=1e4{layer})`, " if kind == "counts" else ""
+    return f"No slot holds them, but they can be made from {slot}: `{start}`, {normalise}`sc.pp.log1p({name}{layer})`, and {then}."
+
+
+def slots(adata: AnnData) -> list[Slot]:
     """Name every matrix of `adata`, with the options that select it."""
-    found: list[tuple[str, dict[str, str | bool]]] = [("adata.X", {})] if adata.X is not None else []
+    found: list[Slot] = [("adata.X", {})] if adata.X is not None else []
     found += [(f"adata.layers[{name!r}]", {"layer": name}) for name in adata.layers]
     found += [("adata.raw.X", {"use_raw": True})] if adata.raw is not None else []
     return found

@@ -34,6 +34,8 @@ class FileServer(ThreadingHTTPServer):
         self.etags = True
         self.status: int | None = None
         self.claimed_length: int | None = None
+        #: Paths that are found elsewhere.
+        self.redirects: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -47,6 +49,12 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = self.headers["Range"]
         self.server.requests.append((self.path.strip("/"), wanted))
         path = self.server.folder / self.path.strip("/")
+        if self.path.strip("/") in self.server.redirects:
+            self.send_response(302)
+            self.send_header("Location", f"{self.server.url}/{self.server.redirects[self.path.strip('/')]}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         status = self.server.status or (200 if path.is_file() else 404)
         content = path.read_bytes() if status == 200 else b""
         etag = f'"{hashlib.sha256(content).hexdigest()}"'

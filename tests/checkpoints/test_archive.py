@@ -9,6 +9,7 @@ import zipfile
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 
 import sfm
 from sfm.checkpoints._archive import unpack
@@ -69,7 +70,7 @@ def test_an_archive_is_unpacked_once_and_again_when_it_changes(model: Path, tmp_
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text("{}")
     pack(tmp_path / "other", archive)
-    with pytest.raises(FileNotFoundError, match="is not a model directory"):
+    with pytest.raises(FileNotFoundError, match=r"', where '.*model\.zip' is, is not a model directory"):
         sfm.load(archive)
 
 
@@ -83,6 +84,25 @@ def test_a_truncated_archive_is_named_and_leaves_nothing(
     archive.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(ValueError, match=rf"cut{ending}' cannot be unpacked.*truncated".replace(".tar", r"\.tar")):
         sfm.load(archive)
+    assert [path for path in (cache / "archives").iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar"])
+def test_files_of_torch_inside_are_not_taken_for_the_archive(tmp_path: Path, cache: Path, ending: str) -> None:
+    # They are zip archives themselves, and `zipfile` skips what is before one.
+    (tmp_path / "scgpt").mkdir()
+    for name in ("a.pt", "b.pt", "c.pt"):
+        torch.save({"weight": torch.zeros(5000)}, tmp_path / "scgpt" / name)
+    archive = pack(tmp_path / "scgpt", tmp_path / f"whole{ending}")
+    unpack(archive, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.pt", "b.pt", "c.pt"}
+
+    whole = archive.read_bytes()
+    for kept in range(5, 90, 5):
+        cut = tmp_path / f"cut{kept}{ending}"
+        cut.write_bytes(whole[: len(whole) * kept // 100])
+        with pytest.raises(ValueError, match="cannot be unpacked.*truncated"):
+            sfm.load(cut)
     assert [path for path in (cache / "archives").iterdir() if path.is_dir()] == []
 
 

@@ -34,10 +34,28 @@ def test_every_model_that_is_listed_can_be_read() -> None:
 
 
 def test_non_commercial_models() -> None:
-    flags = {entry.family: entry.commercial_use for entry in CATALOGUE}
-    assert {family for family, allowed in flags.items() if allowed is False} == {"state_se", "scfoundation"}
-    assert flags["geneformer"] is flags["transcriptformer"] is flags["tahoe_x1"] is True
-    assert flags["uce"] is None  # its authors do not say
+    refused = {entry.name for entry in CATALOGUE if entry.commercial_use is False}
+    assert refused == {"state-se-600m", "scfoundation", "c2s-pythia-160m"}
+    allowed = {entry.family for entry in CATALOGUE if entry.commercial_use}
+    assert allowed == {"sfm", "geneformer", "transcriptformer", "tahoe_x1", "uce", "cell_sentences"}
+    unstated = {entry.family for entry in CATALOGUE if entry.commercial_use is None}
+    assert unstated == {"scgpt", "nicheformer", "cellplm", "cell_sentences"}
+
+
+@by_name
+def test_what_is_said_of_commercial_use_goes_with_the_licence(entry: CatalogueEntry) -> None:
+    of_weights = bool(entry.licence) and "(code)" not in entry.licence
+    assert (entry.commercial_use is not None) == of_weights
+    assert (entry.commercial_use is False) == ("NC" in entry.licence or "non-commercial" in entry.licence)
+
+
+@by_name
+def test_files_with_an_address_of_their_own_say_what_they_must_be(entry: CatalogueEntry) -> None:
+    files = entry.source.files if isinstance(entry.source, UrlSource) and entry.family == "uce" else ()
+    for file in files:
+        assert re.fullmatch(r"https://api\.figshare\.com/v2/file/download/\d{8}", file.url)
+        assert re.fullmatch(r"[0-9a-f]{32}", file.md5 or "")
+        assert file.size
 
 
 @by_name
@@ -116,4 +134,17 @@ def test_a_non_commercial_licence_is_shown_once(
         show_licence(family)
     show_licence(family)
     show_licence("geneformer")
+    assert len(recwarn) == 0
+
+
+def test_in_a_family_with_several_licences_that_of_the_model_is_shown(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(_licence, "_shown", set())
+    for name in ("c2s-scale-gemma-2-2b", "vandijklab/C2S-Scale-Gemma-2-2B", "a folder"):
+        show_licence("cell_sentences", name=name)
+    assert len(recwarn) == 0
+    with pytest.warns(NonCommercialWarning, match="'c2s-pythia-160m' are under the CC-BY-NC-ND-4.0"):
+        show_licence("cell_sentences", name="vandijklab/pythia-160m-c2s")
+    show_licence("cell_sentences", name="c2s-pythia-160m")
     assert len(recwarn) == 0

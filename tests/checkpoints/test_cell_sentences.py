@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import sfm
+from sfm.checkpoints._entries import CATALOGUE
 from sfm.sentences import annotate, cell_sentences
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _MODELS: dict[str, dict[str, Any]] = {
 
 
 def _text_tokenizer() -> PreTrainedTokenizerFast:
-    words = ["<unk>", "<bos>", "<eos>", ":", "type", "human", "T", "B", "cell", *map(str, range(10)), *_GENES]
+    words = ["<unk>", "<bos>", "<eos>", ":", "type", "Homo", "sapiens", "T", "B", "cell", *map(str, range(10)), *_GENES]
     splitter = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     splitter.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     splitter.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
@@ -51,7 +52,7 @@ def _language_model(kind: str) -> Any:
 
     torch.manual_seed(1)
     config = AutoConfig.for_model(
-        kind, vocab_size=27, bos_token_id=1, eos_token_id=2, pad_token_id=0, **_SIZES, **_MODELS[kind]
+        kind, vocab_size=28, bos_token_id=1, eos_token_id=2, pad_token_id=0, **_SIZES, **_MODELS[kind]
     )
     model = AutoModelForCausalLM.from_config(config)
     for parameter in model.parameters():  # or all vectors would be much alike
@@ -140,7 +141,7 @@ def test_vectors_are_those_of_transformers_with_one_cell_at_a_time(
     )
     expected = []
     for sentence in full.obs["cell_sentence"]:
-        text = _TEMPLATE.format(organism="human", n_genes=len(sentence.split()), sentence=sentence)
+        text = _TEMPLATE.format(organism="Homo sapiens", n_genes=len(sentence.split()), sentence=sentence)
         tokens = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
         with torch.no_grad():
             hidden = model.base_model(**tokens).last_hidden_state[0]
@@ -177,7 +178,7 @@ def test_saved_models_come_back_with_the_same_vectors_tokens_and_logits(
     with torch.no_grad():
         ours, theirs = (p.model(tokens, torch.ones_like(tokens)).logits for p in (again, pretrained))
     torch.testing.assert_close(ours, theirs)
-    assert ours.shape == (1, 3, 27)
+    assert ours.shape == (1, 3, 28)
 
 
 def test_texts_that_are_too_long_lose_their_last_genes(neox: Path, full: ad.AnnData) -> None:
@@ -237,7 +238,7 @@ def test_generated_answers_become_labels(tmp_path: Path) -> None:
     assert adata.obs["sentence_label_answer"].tolist() == ["T cell", "B cell", "", "B cell", "T cell"]
     assert alone is not None
     assert alone.obs["sentence_label"].tolist() == expected
-    annotate(adata, sfm.load(directory, template="{sentence} type"), ["a"], gene_symbols="names", key_added="none")
+    annotate(adata, sfm.load(directory), ["a"], gene_symbols="names", key_added="none", template="{sentence} type")
     assert set(adata.obs["none"]) == {"unknown"}
 
 
@@ -269,9 +270,52 @@ def test_words_are_not_taken_for_genes(neox: Path, full: ad.AnnData, kind: Any) 
 
 
 def test_a_template_without_the_sentence_is_refused(neox: Path) -> None:
-    for template in ("no field", "{sentence} {labels}"):
-        with pytest.raises(ValueError, match="needs '{sentence}'"):
+    for template in ("c2s-small", "{sentence} {labels}"):
+        with pytest.raises(
+            ValueError, match="needs '{sentence}'.*For that of a published model, pass 'c2s-scale' or 'c2s'"
+        ):
             sfm.load(neox, template=template)
+
+
+# As on the card of C2S-Scale-Gemma-2-2B, and in the format of pythia-160m-c2s.
+_PUBLISHED = {
+    "c2s-scale": (
+        "The following is a list of 3 gene names ordered by descending expression level in a Homo sapiens cell. Your task is "
+        "to give the cell type which this cell belongs to based on its gene expression.\n"
+        "Cell sentence: ACTB CD19 CD3E.\n"
+        "The cell type corresponding to these genes is:"
+    ),
+    "c2s": (
+        "Identify the cell type most likely associated with these 3 highly expressed genes listed in descending order. "
+        "ACTB CD19 CD3E This is the cell type corresponding to these genes: "
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _PUBLISHED)
+def test_a_cell_is_read_in_the_words_of_the_published_model(neox: Path, name: str) -> None:
+    pretrained = sfm.load(neox, template=name)
+    counts = np.zeros((1, len(_GENES)))
+    counts[0, [_GENES.index(gene) for gene in ("ACTB", "CD19", "CD3E")]] = [9, 5, 1]
+    ids = sfm.genes.align_genes(_GENES, pretrained.vocabulary).token_ids
+    tokens = pretrained.tokenizer(counts, ids).input_ids.tolist()
+    assert tokens == PreTrainedTokenizerFast.from_pretrained(neox)(_PUBLISHED[name])["input_ids"]
+    assert (
+        pretrained.tokenizer.template.format(sentence="ACTB CD19 CD3E", organism="Homo sapiens", n_genes=3)
+        == (_PUBLISHED[name])
+    )
+
+
+def test_the_default_is_that_of_c2s_scale_with_the_species_named_as_there(neox: Path) -> None:
+    assert sfm.load(neox).tokenizer.to_dict() == sfm.load(neox, template="c2s-scale").tokenizer.to_dict()
+    assert sfm.load(neox).tokenizer.organism == "Homo sapiens"
+    assert sfm.load(neox, species="mouse").tokenizer.organism == "Mus musculus"
+
+
+def test_the_older_model_of_the_catalogue_is_asked_in_its_own_words() -> None:
+    options = {entry.name: entry.options for entry in CATALOGUE if entry.family == "cell_sentences"}
+    assert options.pop("c2s-pythia-160m") == {"template": "c2s", "n_genes": 100}
+    assert not any(options.values())
 
 
 @pytest.mark.parametrize(("options", "message"), [({"pooling": "cls"}, "pooling='cls'"), ({"species": "fly"}, "'fly'")])

@@ -9,6 +9,7 @@ import shutil
 import socket
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -111,10 +112,30 @@ def test_a_file_that_stays_truncated_is_an_error(file_server: Any, remote: Remot
     assert not target.exists()
 
 
+def test_a_file_that_is_found_elsewhere_is_continued_there(file_server: Any, remote: RemoteFile, target: Path) -> None:
+    file_server.redirects = {"file/download/7": "weights.bin"}
+    file_server.breaks = [100_000]
+    download(replace(remote, url=f"{file_server.url}/file/download/7"), target)
+    assert target.read_bytes() == CONTENT
+    assert file_server.requests[-1] == ("weights.bin", "bytes=100000-")
+
+
 def test_a_wrong_hash_names_both(file_server: Any, remote: RemoteFile, target: Path) -> None:
     other = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
     (file_server.folder / "weights.bin").write_bytes(other)
     with pytest.raises(ValueError, match=f"{hashlib.sha256(other).hexdigest()}.*{SHA256}"):
+        download(remote, target)
+    assert names(target.parent) == []
+    (file_server.folder / "weights.bin").write_bytes(CONTENT)
+    download(remote, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_where_only_an_md5_is_known_it_is_what_counts(file_server: Any, target: Path) -> None:
+    known = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
+    remote = RemoteFile(f"{file_server.url}/weights.bin", "weights.bin", md5=known)
+    (file_server.folder / "weights.bin").write_bytes(CONTENT[::-1])
+    with pytest.raises(ValueError, match=f"has the MD5 .* must have {known}"):
         download(remote, target)
     assert names(target.parent) == []
     (file_server.folder / "weights.bin").write_bytes(CONTENT)

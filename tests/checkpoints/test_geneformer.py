@@ -169,6 +169,24 @@ def test_fine_tuned_classifiers_give_the_logits_of_transformers(golden, expected
 
 
 @pytest.mark.filterwarnings(EMPTY)
+def test_a_fine_tuned_classifier_is_trained_on_from_its_own_output_layer(golden, adata, tmp_path):
+    import transformers
+
+    settings = json.loads((golden / "model" / "config.json").read_text())
+    names = {"id2label": {0: "a", 1: "b", 2: "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
+    transformers.BertForSequenceClassification(transformers.BertConfig(**settings | names)).save_pretrained(
+        tmp_path / "model"
+    )
+    assert "problem_type" not in json.loads((tmp_path / "model" / "config.json").read_text())
+    shutil.copytree(golden / "dicts", tmp_path / "dicts")
+    pretrained = sfm.load(tmp_path / "model")
+    adata.obs["kind"] = ["a", "c"] * (adata.n_obs // 2)
+    model = sfm.model.CellClassifier.from_pretrained(pretrained, adata, labels_key="kind", gene_symbols="ensembl_id")
+    own = model.module.network.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in pretrained.model.state_dict().items())
+
+
+@pytest.mark.filterwarnings(EMPTY)
 @pytest.mark.parametrize("lora", [None, {"r": 2}])
 def test_it_is_fine_tuned_to_label_cells(golden, adata, lora):
     adata.obs["kind"] = ["even", "odd"] * (adata.n_obs // 2)

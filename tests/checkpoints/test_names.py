@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tarfile
 from dataclasses import replace
@@ -53,7 +54,12 @@ def serve(server: Any, entry_name: str, contents: dict[str, Path], monkeypatch: 
                 archive.add(contents[file.path], file.path)
         else:
             shutil.copy(contents[file.path], server.folder / str(i))
-        files.append(replace(file, url=f"{server.url}/{i}"))
+        content = (server.folder / str(i)).read_bytes()
+        known = {
+            "size": file.size and len(content),
+            "md5": file.md5 and hashlib.md5(content, usedforsecurity=False).hexdigest(),
+        }
+        files.append(replace(file, url=f"{server.url}/{i}", **known))
     served = replace(entry, source=replace(entry.source, files=tuple(files)))
     catalogue = [served if known.name == entry_name else known for known in _catalogue.CATALOGUE]
     monkeypatch.setattr(_catalogue, "CATALOGUE", tuple(catalogue))

@@ -15,6 +15,7 @@ import torch
 from scipy import sparse
 
 import sfm
+from sfm._settings import settings
 from sfm.data import encode_cells
 from sfm.data._loader import collate
 from sfm.inference import embed_tokens
@@ -126,6 +127,65 @@ def test_the_network_gives_the_vectors_of_bulk_samples(
     values = np.log1p(counts / totals[:, None] * np.median(totals))
     depth = np.log10(values.sum(axis=1))
     np.testing.assert_allclose(_from_values(pretrained, values, depth, depth), expected["bulk_all"], **_CLOSE)
+
+
+@pytest.fixture
+def normalised(monkeypatch: pytest.MonkeyPatch) -> ad.AnnData:
+    # Coverage of what is no counts is judged by the genes of the vocabulary, of which the golden has few.
+    monkeypatch.setattr(settings, "min_gene_coverage", 0.0)
+    return ad.read_h5ad(_GOLDEN / "input_lognorm.h5ad")
+
+
+@pytest.fixture
+def bulk(adata: ad.AnnData, pretrained: Any) -> ad.AnnData:
+    """Samples on the genes of the model, normalised to their median total."""
+    known = sfm.genes.align_genes(adata.var["gene_name"].to_numpy(), pretrained.vocabulary).token_ids >= 0
+    samples = adata[:, known].copy()
+    totals = samples.X.sum(axis=1).A1
+    samples.X = sparse.diags(np.median(totals) / totals) @ samples.X
+    samples.X = samples.X.tocsr().log1p()
+    return samples
+
+
+def test_cells_that_were_normalised_before_are_read_as_by_the_reference(
+    directory: Path, normalised: ad.AnnData, expected: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    model = sfm.load(directory, expression="log1p")
+    np.testing.assert_allclose(_vectors(normalised, model), expected["cell_all_t4_prenorm"], **_CLOSE)
+    alone = _vectors(normalised[[3, 7]].copy(), model, batch_size=1)
+    np.testing.assert_allclose(alone, expected["cell_all_t4_prenorm"][[3, 7]], **_CLOSE)
+    model.save_pretrained(tmp_path)
+    again = sfm.load(tmp_path)
+    assert again.tokenizer.to_dict() == model.tokenizer.to_dict()
+    np.testing.assert_array_equal(_vectors(normalised.copy(), again), normalised.obsm["X"])
+
+
+@pytest.mark.parametrize("target", ["t4", "f2"])
+def test_bulk_samples_are_read_as_by_the_reference_at_their_own_depth(
+    directory: Path, bulk: ad.AnnData, expected: dict[str, np.ndarray], target: str
+) -> None:
+    model = sfm.load(directory, expression="bulk", target=target)
+    np.testing.assert_allclose(_vectors(bulk, model), expected["bulk_all"], **_CLOSE)
+    np.testing.assert_allclose(_vectors(bulk[[5]].copy(), model), expected["bulk_all"][[5]], **_CLOSE)
+
+
+@pytest.mark.parametrize("expression", ["counts", "log1p", "bulk"])
+def test_a_matrix_in_another_state_is_refused(
+    directory: Path, adata: ad.AnnData, normalised: ad.AnnData, expression: Any
+) -> None:
+    model = sfm.load(directory, expression=expression)
+    other, needed = (adata, "log1p-normalised values") if expression != "counts" else (normalised, "raw counts")
+    with pytest.raises(ValueError, match=f"but {needed} are needed"):
+        _vectors(other, model)
+    both = normalised.copy()
+    both.layers["counts"] = adata.X.copy()
+    sfm.tl.embed(both, model, gene_symbols="gene_name", layer="counts" if expression == "counts" else None)
+    assert np.isfinite(both.obsm["X_sfm"]).all()
+
+
+def test_an_unknown_kind_of_expression_is_refused(directory: Path) -> None:
+    with pytest.raises(ValueError, match="Unknown expression='tpm'. Choose one of 'counts', 'log1p', 'bulk'"):
+        sfm.load(directory, expression="tpm")
 
 
 def test_values_are_embedded_as_in_the_reference(pretrained: Any, expected: dict[str, np.ndarray]) -> None:

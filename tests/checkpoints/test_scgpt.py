@@ -237,15 +237,6 @@ def test_the_three_layouts_of_attention_are_the_same_model(folder):
     assert len(hashes) == 1
 
 
-def test_a_labelling_head_is_left_out_with_a_warning(folder, expected):
-    labels = {"cls_decoder._decoder.0.weight": torch.zeros(32, 32), "cls_decoder.out_layer.bias": torch.zeros(5)}
-    torch.save(weights_of(folder) | labels, folder / "best_model.pt")
-    with pytest.warns(UserWarning, match="fine-tuned to label cells.*CellClassifier.from_pretrained"):
-        pretrained = sfm.load(folder)
-    vectors = vectors_of(pretrained, stored_tokens(expected, "full"))
-    np.testing.assert_allclose(vectors, expected["full_cell_emb"], **CLOSE)
-
-
 @pytest.mark.parametrize("affine", [True, False])
 def test_batch_norms_of_fine_tuning_are_applied_with_their_statistics(folder, expected, tmp_path, affine):
     weights = weights_of(folder)

@@ -15,6 +15,7 @@ import torch
 from scipy import sparse
 
 import sfm
+from sfm.data._loader import collate
 from sfm.inference import embed_tokens
 from sfm.inference._loop import run_tokens
 from sfm.nn.architectures import _transcriptformer_backbone
@@ -29,6 +30,8 @@ EMPTY = "ignore:1 of 16 cells have no count:UserWarning"
 # peft asks transformers for an attribute that it has renamed
 PEFT = "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
 TRAIN = {"accelerator": "cpu", "enable_progress_bar": False}
+# Some cells of the golden have an assay that its model does not know.
+pytestmark = pytest.mark.filterwarnings("ignore:adata.obs.'assay'. has 'not-an-assay':UserWarning")
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +171,7 @@ def test_cells_give_the_vectors_of_the_reference(expected, adata, reference, bat
 @pytest.mark.filterwarnings(EMPTY)
 def test_the_mean_of_proteins_is_that_of_the_reference(expected, adata):
     baseline = sfm.load(GOLDEN / "checkpoint", kind="esm2ce", reference=True)
+    del adata.obs["assay"]  # of which it has no use
     np.testing.assert_allclose(vectors_of(baseline, adata), expected["esm2ce_embeddings"], **CLOSE)
 
 
@@ -301,13 +305,41 @@ def test_attention_in_blocks_is_that_of_the_whole(folder, monkeypatch, n_scores)
 @pytest.mark.filterwarnings(EMPTY)
 def test_an_assay_that_is_not_known_is_like_none(adata, sound):
     vectors = vectors_of(sound, adata)
-    without = adata.copy()
-    del without.obs["assay"]
-    np.testing.assert_allclose(vectors_of(sound, without)[3:5], vectors[3:5], atol=1e-6)  # neither is listed
-    assert np.abs(vectors_of(sound, without)[1] - vectors[1]).max() > 0.01
+    unknown = adata.copy()
+    unknown.obs["assay"] = "unknown"
+    without = vectors_of(sound, unknown)
+    np.testing.assert_allclose(without[3:5], vectors[3:5], atol=1e-6)  # neither is listed
+    assert np.abs(without[1] - vectors[1]).max() > 0.01
     missing = adata.copy()
     missing.obs["assay"] = missing.obs["assay"].astype("category").cat.set_categories(["Drop-seq"])
-    np.testing.assert_allclose(vectors_of(sound, missing)[1], vectors_of(sound, without)[1], atol=1e-6)
+    np.testing.assert_allclose(vectors_of(sound, missing)[1], without[1], atol=1e-6)
+
+
+@pytest.mark.filterwarnings("default:adata.obs:UserWarning", EMPTY)
+def test_a_missing_or_unlisted_assay_is_reported_once_and_unknown_is_not(adata, recwarn):
+    def reports() -> list[str]:
+        found = [str(warning.message) for warning in recwarn.list if "assay" in str(warning.message)]
+        recwarn.clear()
+        return found
+
+    unlisted = sfm.load(GOLDEN / "checkpoint")
+    tokens_of(unlisted, adata)
+    (report,) = reports()
+    assert "adata.obs['assay'] has 'not-an-assay', which is not known" in report
+    without = adata.copy()
+    del without.obs["assay"]
+    pretrained = sfm.load(GOLDEN / "checkpoint")
+    vectors = vectors_of(pretrained, without, batch_size=3)
+    (report,) = reports()
+    assert "adata.obs has no column 'assay'" in report
+    assert """Set it to a name that the model knows, for example adata.obs['assay'] = "10x 3' v3",""" in report
+    vectors_of(pretrained, without)
+    without.obs["assay"] = "unknown"
+    fresh = sfm.load(GOLDEN / "checkpoint")
+    np.testing.assert_allclose(vectors_of(fresh, without), vectors, atol=1e-6)
+    without.obs["assay"] = np.nan
+    np.testing.assert_allclose(vectors_of(fresh, without), vectors, atol=1e-6)
+    assert reports() == []
 
 
 @pytest.mark.filterwarnings(EMPTY)
@@ -359,6 +391,82 @@ def test_the_next_gene_is_predicted_by_the_published_head(adata, sound, tmp_path
     torch.testing.assert_close(started, w["gene_id_head.layers.4.weight"])
     model.train(max_epochs=1, **TRAIN)
     assert all(np.isfinite(values.to_numpy(dtype=float)).all() for values in model.history.values())
+
+
+def joint_loss(module, cells, rows) -> tuple[float, float, float]:
+    """Loss of the module on some cells, and its two parts worked out from the head's logits and the log-likelihood."""
+    minibatch = collate(cells, rows, pad_id=PAD)
+    network = module.network.eval()
+    example = module.make_example(minibatch)
+    with torch.inference_mode():
+        plain = network(**{**example, "labels": None})
+        likelihood = negative_log_likelihood(network.cell, **minibatch)
+        n_genes = network.cell.is_gene(minibatch["input_ids"], minibatch["attention_mask"]).sum(dim=1)
+        of_genes = n_targets = 0.0
+        for i, length in enumerate(example["attention_mask"].sum(dim=1).tolist()):
+            targets = example["input_ids"][i, 2:length]  # after the assay and the start: genes, and the end
+            logits = plain.logits[i, 1 : length - 1]
+            of_genes += torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+            n_targets += length - 2
+        of_counts = (likelihood.nan_to_num() * n_genes).sum() / n_targets
+        whole = module.eval()(minibatch)[2].loss
+    return float(whole), float(of_counts), float(of_genes / n_targets)
+
+
+@pytest.mark.filterwarnings(EMPTY)
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+@pytest.mark.parametrize("max_tokens", [None, 40], ids=["at once", "in parts"])
+def test_training_minimises_counts_and_genes_with_the_weight_of_the_checkpoint(
+    folder, adata, weight, max_tokens, monkeypatch
+):
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["loss_config"] = {"gene_id_loss_weight": weight, "softplus_approx": True}
+    (folder / "config.json").write_text(json.dumps(config))
+    model = sfm.model.CausalCellModel.from_pretrained(sfm.load(folder, gene_head=True), adata)
+    monkeypatch.setattr(type(model.module), "max_tokens", max_tokens)
+    loss, of_counts, of_genes = joint_loss(model.module, tokens_of(model.as_pretrained(), adata), np.arange(16))
+    assert loss == pytest.approx(of_counts + weight * of_genes, rel=1e-5)
+    assert min(abs(of_counts), of_genes) > 0.1
+
+
+@pytest.mark.filterwarnings(EMPTY)
+def test_one_cell_has_minus_its_log_likelihood_in_the_loss(adata):
+    pretrained = sfm.load(GOLDEN / "checkpoint", gene_head=True)
+    model = sfm.model.CausalCellModel.from_pretrained(pretrained, adata)
+    cells = tokens_of(pretrained, adata)
+    likelihoods = run(sfm.load(GOLDEN / "checkpoint"), cells, negative_log_likelihood)
+    for row in (5, 9):
+        loss, _, of_genes = joint_loss(model.module, cells, np.array([row]))
+        n_genes = cells.lengths[row] - 2
+        # One target of each cell, its end, has no count.
+        assert (loss - of_genes) * (n_genes + 1) / n_genes == pytest.approx(likelihoods[row], rel=1e-4)
+
+
+@pytest.mark.filterwarnings(EMPTY, PEFT)
+@pytest.mark.parametrize("lora", [None, {"r": 4}], ids=["all weights", "lora"])
+def test_training_lowers_the_loss_of_counts_and_that_of_genes(adata, tmp_path, lora):
+    pretrained = sfm.load(GOLDEN / "checkpoint", gene_head=True)
+    model = sfm.model.CausalCellModel.from_pretrained(pretrained, adata, lora=lora)
+    cells = tokens_of(pretrained, adata)
+    before = joint_loss(model.module, cells, np.arange(16))
+    model.train(max_epochs=15, plan_kwargs={"lr": 1e-2 if lora else 3e-3}, **TRAIN)
+    after = joint_loss(model.module, cells, np.arange(16))
+    assert all(low < high - 0.02 for low, high in zip(after, before, strict=True)), (before, after)
+    weights = model.module.network.state_dict()
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    proteins = next(tensor for name, tensor in weights.items() if "embedder.genes" in name)
+    torch.testing.assert_close(proteins, weights_of(GOLDEN / "checkpoint")["gene_embeddings.embedding.weight"])
+    model.save_pretrained(tmp_path)
+    again = sfm.model.CausalCellModel.from_pretrained(tmp_path, adata)
+    assert joint_loss(again.module, cells, np.arange(16)) == pytest.approx(after, rel=1e-4)
+
+
+def test_models_without_counts_learn_genes_alone():
+    adata = sfm.datasets.toy_cells()
+    sfm.model.CausalCellModel.setup_anndata(adata, max_length=16)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    module = sfm.model.CausalCellModel(adata, **sizes).module
+    assert not module.network._forward_hooks
 
 
 def test_one_species_of_several_is_known_by_symbols(folder, adata):

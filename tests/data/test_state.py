@@ -96,6 +96,41 @@ def test_refusal_without_a_way_out() -> None:
         check(ad.AnnData(STATES["scaled"].copy()))
 
 
+def check_log1p(adata: ad.AnnData, **options: object) -> None:
+    matrix = select_matrix(adata, **options)
+    check_input_state(adata, matrix, matrix.head(100), requires="log1p")
+
+
+@pytest.mark.parametrize("kind", ["counts", "normalized"])
+@pytest.mark.parametrize("where", ["X", "layer", "raw"])
+def test_refusal_where_log1p_is_needed_names_the_calls_that_make_it(kind: str, where: str) -> None:
+    adata = ad.AnnData(STATES[kind if where == "X" else "scaled"].copy())
+    if where == "layer":
+        adata.layers["other"] = STATES[kind].copy()
+    if where == "raw":
+        adata.raw = ad.AnnData(STATES[kind].copy())
+    with pytest.raises(
+        ValueError, match="log1p-normalised values are needed. No slot holds them, but they can be"
+    ) as error:
+        check_log1p(adata)
+    message = str(error.value)
+    assert ("normalize_total" in message) == (kind == "counts")
+    names: dict[str, object] = {"adata": adata, "sc": sc}
+    for call in message.split("`")[1::2]:
+        exec(call, names)
+    check_log1p(names.get("log1p", adata), **({} if where == "raw" else {"layer": "log1p"}))
+
+
+@pytest.mark.parametrize("kind", ["scaled", "almost_counts", "negative"])
+def test_refusal_where_log1p_is_needed_and_cannot_be_made(kind: str) -> None:
+    with pytest.raises(ValueError, match="No slot of this AnnData holds them, or counts to make them from"):
+        check_log1p(ad.AnnData(STATES[kind].copy()))
+
+
+def test_cells_without_counts_are_log1p_as_well() -> None:
+    check_log1p(ad.AnnData(sparse.csr_matrix((3, 4), dtype=np.float32)))
+
+
 def test_almost_integers_are_to_be_rounded() -> None:
     with pytest.raises(ValueError, match=r"almost integers .*such as 1.0001.*round\(\)"):
         check(ad.AnnData(STATES["almost_counts"].copy()))

@@ -83,7 +83,9 @@ def _write(archive: Path, folder: Path, name: str, open_member: Callable[[], IO[
 
 
 def _members(archive: Path) -> Iterator[Member]:
-    is_zip = zipfile.is_zipfile(archive) or archive.suffix.lower() == ".zip"
+    # By its start alone: a tar that ends with a file of torch, which is a zip archive, would pass `is_zipfile`.
+    with archive.open("rb") as file:
+        is_zip = file.read(2) == b"PK" or archive.suffix.lower() == ".zip"
     return _zip_members(archive) if is_zip else _tar_members(archive)
 
 
@@ -116,6 +118,7 @@ def _opened(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 def _zip_members(archive: Path) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as content:
+        _refuse_inner_zip(content)
         for member in content.infolist():
             if member.is_dir():
                 continue
@@ -123,6 +126,13 @@ def _zip_members(archive: Path) -> Iterator[Member]:
             if kind not in (0, stat.S_IFREG):
                 raise _not_a_file(archive, member.filename)
             yield member.filename, partial(content.open, member)
+
+
+def _refuse_inner_zip(content: zipfile.ZipFile) -> None:
+    """Raise if what was found is an archive inside of one whose end is missing, such as a file of torch."""
+    if min((member.header_offset for member in content.infolist()), default=0) > 0:
+        msg = "its list of files is missing"
+        raise zipfile.BadZipFile(msg)
 
 
 def _not_a_file(archive: Path, name: str) -> ValueError:

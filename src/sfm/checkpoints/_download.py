@@ -7,6 +7,7 @@ import hashlib
 import re
 import shutil
 from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPException
 from typing import TYPE_CHECKING
 from urllib.error import HTTPError, URLError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _CHUNK = 2**20
 _TIMEOUT = 30.0  # seconds without a byte
 _OK, _PARTIAL, _NOT_FOUND, _GONE, _RANGE_NOT_SATISFIABLE = 200, 206, 404, 410, 416
+_MD5 = partial(hashlib.md5, usedforsecurity=False)
 _BROKEN = (HTTPException, ConnectionError, TimeoutError)
 
 
@@ -137,16 +139,17 @@ def _check(file: RemoteFile, part: Path) -> None:
             "authors, or another file came in its place; nothing was kept."
         )
         raise ValueError(msg)
-    if file.sha256 is None:
-        return
-    with part.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
-    if found != file.sha256:
-        msg = (
-            f"{file.url!r} has the SHA-256 {found}, but {file.path!r} must have {file.sha256}. It was damaged on the way, "
-            "or changed by its authors; nothing was kept. Try again."
-        )
-        raise ValueError(msg)
+    for name, make, expected in (("SHA-256", hashlib.sha256, file.sha256), ("MD5", _MD5, file.md5)):
+        if expected is None:
+            continue
+        with part.open("rb") as content:
+            found = hashlib.file_digest(content, make).hexdigest()
+        if found != expected:
+            msg = (
+                f"{file.url!r} has the {name} {found}, but {file.path!r} must have {expected}. It was damaged on the way, or "
+                "changed by its authors; nothing was kept. Try again."
+            )
+            raise ValueError(msg)
 
 
 @contextmanager

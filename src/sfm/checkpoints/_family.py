@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from sfm.checkpoints._layout import NeededFile
     from sfm.checkpoints._pretrained import PretrainedCells
 
 #: Families by name; another package adds one with an entry point.
@@ -49,3 +50,15 @@ class Family:
     """Glob patterns of all files that are read, for downloads; nothing that can carry code."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of :func:`sfm.load` beyond those of all families, and what each is for."""
+    layouts: tuple[tuple[NeededFile, ...], ...] = ()
+    """Files that a directory needs, in each layout of the family; they name what is missing where none is recognised."""
+
+
+def families() -> list[Family]:
+    """Return all known families."""
+    return [FAMILIES.load(name) for name in FAMILIES.names()]
+
+
+def recognised(directory: Path) -> Family | None:
+    """Return the family of a directory, `None` if it is in no published layout."""
+    return next((family for family in families() if family.recognise(directory)), None)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfm import _logging as logg
 from sfm.checkpoints._files import CARD, CONFIG, TOKENIZER, VOCABULARY
+from sfm.checkpoints._stand_in import refuse_stand_in
 
 if TYPE_CHECKING:
     import torch
@@ -131,10 +132,10 @@ def refuse_other_directory(directory: Path) -> None:
     if not missing:
         return
     found = sorted(path.name for path in directory.iterdir())[:5]
-    hint = "A model directory is written by `save_pretrained`."
-    if any(file.endswith("model.pt") for file in found):
-        hint = "It looks like one written by `save` of a model class: read it with the `load` of that class."
-    msg = f"{str(directory)!r} is not a model directory: {missing!r} missing, found {found!r}. {hint}"
+    msg = (
+        f"{str(directory)!r} is not a model directory: {missing!r} missing, found {found!r}. A model directory is written "
+        "by `save_pretrained`."
+    )
     raise FileNotFoundError(msg)
 
 
@@ -162,6 +163,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        refuse_stand_in(path, what=repr(path.name), kind="JSON file", any_text=False)
         msg = f"{str(path)!r} is not valid JSON ({error}). It may be truncated: download or save it again."
         raise ValueError(msg) from error
     if not isinstance(content, dict):

@@ -5,17 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sfm import _logging as logg
-from sfm.checkpoints._family import FAMILIES, Family
+from sfm.checkpoints._family import FAMILIES, Family, families, recognised
+from sfm.checkpoints._unrecognised import not_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from sfm.checkpoints._pretrained import PretrainedCells
-
-
-def families() -> list[Family]:
-    """Return all known families."""
-    return [FAMILIES.load(name) for name in FAMILIES.names()]
 
 
 def all_patterns() -> list[str]:
@@ -35,20 +31,17 @@ def find_family(directory: Path, name: str | None = None) -> Family | None:
 
     Raises
     ------
+    FileNotFoundError
+        If files are missing without which it is not of the family that it ought to be.
     ValueError
         If the family is not known, or the directory is one of another family.
     """
-    wanted = None if name is None else FAMILIES.load(name)
-    if wanted is not None and wanted.recognise(directory):
-        return wanted
-    found = next((family for family in families() if family.recognise(directory)), None)
-    if wanted is not None:
-        is_of = (
-            "in no published layout" if found is None else f"a checkpoint of {found.title}: pass family={found.name!r}"
-        )
-        msg = f"{str(directory)!r} is not a checkpoint of {wanted.title}, but {is_of}."
-        raise ValueError(msg)
-    return found
+    if name is None:
+        return recognised(directory)
+    wanted: Family = FAMILIES.load(name)
+    if not wanted.recognise(directory):
+        raise not_of(wanted, directory)
+    return wanted
 
 
 def read_published(

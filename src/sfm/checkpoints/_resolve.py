@@ -8,6 +8,7 @@ from sfm.checkpoints._licence import show_licence
 from sfm.checkpoints._locate import locate
 from sfm.checkpoints._pretrained import PretrainedCells, is_model_directory, read_pretrained
 from sfm.checkpoints._published import find_family, read_published
+from sfm.checkpoints._unrecognised import no_model
 from sfm.protocols import ModelProtocol
 
 if TYPE_CHECKING:
@@ -90,8 +91,10 @@ def read_directory(
     """Read a directory in sfm's own layout or a published one."""
     found = None if is_model_directory(directory) and family is None else find_family(directory, family)
     if found is not None:
-        show_licence(found.name)
+        show_licence(found.name, name=name)
         return read_published(directory, found, name=name, revision=revision, trust_pickle=trust_pickle, **options)
+    if not is_model_directory(directory):
+        raise no_model(directory, name)
     if options:
         msg = (
             f"{str(directory)!r} is not in the layout of a published model, so options such as {sorted(options)[0]!r} "

@@ -24,6 +24,8 @@ class RemoteFile:
     path: str
     """Where it goes in the folder of the model; for an archive, the folder that it becomes."""
     sha256: str | None = None
+    md5: str | None = None
+    """Where its page states no better hash; enough against damage, not against forgery."""
     size: int | None = None
     """Length in bytes."""
     archive: bool = False

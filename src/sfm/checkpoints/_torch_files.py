@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sfm.checkpoints._stand_in import refuse_stand_in
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -31,7 +33,7 @@ def read_torch_file(path: Path, *, what: str, trust_pickle: bool = False) -> Any
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file is damaged, or holds more than tensors and plain objects.
+        If the file is damaged, something else in its place, or holds more than tensors and plain objects.
     """
     if not path.is_file():
         msg = f"Did not find {path.name!r} in {str(path.parent)!r}, which is {what}. Download it as well."
@@ -39,6 +41,7 @@ def read_torch_file(path: Path, *, what: str, trust_pickle: bool = False) -> Any
     try:
         return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
+        refuse_stand_in(path, what=what, kind="torch file")
         if "weights_only" not in str(error).lower():
             raise _damaged(path, what, error) from error
         msg = (
@@ -48,6 +51,7 @@ def read_torch_file(path: Path, *, what: str, trust_pickle: bool = False) -> Any
         )
         raise ValueError(msg) from None
     except _DAMAGE as error:
+        refuse_stand_in(path, what=what, kind="torch file")
         raise _damaged(path, what, error) from error
 
 

@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from sfm.checkpoints._stand_in import refuse_stand_in
 from sfm.checkpoints._unpickled_arrays import NUMPY_GLOBALS
 
 if TYPE_CHECKING:
@@ -147,6 +148,7 @@ def _refuse_other_files(start: bytes, path: Path, what: str) -> None:
         msg = f"{str(path)!r} is empty, not {what}. Download or save it again."
         raise ValueError(msg)
     if start[:1] != _PROTOCOL:
+        refuse_stand_in(path, what=what, kind="pickle", any_text=False)
         kind = next((kind for magic, kind in _KNOWN_STARTS.items() if start.startswith(magic)), "no pickle")
         msg = f"{str(path)!r} is {kind}, not {what}, which is a pickle. Pass the file that was saved as such."
         raise ValueError(msg)

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from sfm.checkpoints._files import PICKLES, WEIGHTS
+from sfm.checkpoints._stand_in import refuse_stand_in
+from sfm.checkpoints._torch_files import read_torch_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +65,8 @@ def read_weights(directory: Path, *, trust_pickle: bool = False) -> dict[str, Te
             "source."
         )
         raise ValueError(msg)
-    return torch.load(pickles[0], map_location="cpu", weights_only=False)
+    weights: dict[str, Tensor] = read_torch_file(pickles[0], what="the weights of the model", trust_pickle=True)
+    return weights
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -77,6 +80,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
+        refuse_stand_in(path, what="the weights", kind="safetensors file", any_text=False)
         msg = f"{str(path)!r} cannot be read as safetensors ({error}). It may be truncated: download or save it again."
         raise ValueError(msg) from error
 

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from sfm.checkpoints._family import Family
 from sfm.checkpoints._files import VOCABULARY
+from sfm.checkpoints._layout import NeededFile
 from sfm.checkpoints._pretrained import PretrainedCells, read_json
 from sfm.checkpoints._weights import load_weights
 
@@ -32,18 +33,23 @@ if TYPE_CHECKING:
 SentencePooling = Literal["mean", "last"]
 Species = Literal["human", "mouse"]
 
+# How species are called in what the published models were trained on.
+_ORGANISMS: dict[Species, str] = {"human": "Homo sapiens", "mouse": "Mus musculus"}
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # What other computation than that of the language model would exceed.
 _TOLERANCE = 1e-3
 
 
 def recognise(directory: Path) -> bool:
-    """Whether `config.json` names a causal language model, and there is a tokenizer of text."""
+    """Whether `config.json` names a causal language model; reading says what else is missing."""
     config = directory / "config.json"
-    if not config.is_file() or not any((directory / name).is_file() for name in _TOKENIZERS):
+    if not config.is_file():
         return False
-    architectures = read_json(config).get("architectures") or [""]
-    return str(architectures[0]).endswith(("ForCausalLM", "LMHeadModel"))
+    settings = read_json(config)
+    architectures = settings.get("architectures") or [""]
+    # A model of sfm may have such a name as well.
+    is_own = settings.get("model_type") == "sfm_cell"
+    return not is_own and str(architectures[0]).endswith(("ForCausalLM", "LMHeadModel"))
 
 
 def read(
@@ -52,7 +58,7 @@ def read(
     name: str,
     revision: str | None,
     trust_pickle: bool,
-    template: str | None = None,
+    template: str = "c2s-scale",
     n_genes: int = 200,
     species: Species = "human",
     pooling: SentencePooling = "mean",
@@ -67,8 +73,8 @@ def read(
     name, revision, trust_pickle
         As in :func:`sfm.load`. Nothing but tensors is ever read, and no code of the directory is run.
     template
-        Text with the field `{sentence}`, and if wanted `{organism}` and `{n_genes}`. Take the one that the model was
-        trained with.
+        Text that the model was trained to go on with: the name of a published one, `"c2s-scale"` or `"c2s"`, or a text
+        with the field `{sentence}`, and if wanted `{organism}` and `{n_genes}`.
     n_genes
         Most genes of a sentence.
     species
@@ -79,7 +85,7 @@ def read(
         Most tokens of a text. Default: as many as the model has positions for, or 4,096 if those are more.
     """
     from sfm.nn import CellForCausalLM
-    from sfm.tokenizers.published._cell_sentences import TEMPLATE, SentenceTokenizer
+    from sfm.tokenizers.published._cell_sentences import SentenceTokenizer
 
     if pooling not in get_args(SentencePooling):
         msg = f"Unknown pooling={pooling!r}. Choose 'mean' or 'last'."
@@ -95,8 +101,8 @@ def read(
     tokenizer = SentenceTokenizer(
         vocabulary,
         text_tokenizer=text_tokenizer,
-        template=TEMPLATE if template is None else template,
-        organism=species,
+        template=template,
+        organism=_ORGANISMS[species],
         n_genes=n_genes,
         max_length=max_length or min(longest, 4096),
     )
@@ -138,6 +144,9 @@ def read_text_tokenizer(directory: Path) -> dict[str, Any]:
     """Read the fast tokenizer of a directory, in the format of the `tokenizers` library."""
     from transformers import AutoTokenizer
 
+    if not any((directory / name).is_file() for name in _TOKENIZERS):
+        msg = f"Did not find {_TOKENIZERS[0]!r} in {str(directory)!r}, which splits text into tokens. Download it as well."
+        raise FileNotFoundError(msg)
     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -242,10 +251,20 @@ CELL_SENTENCES = Family(
         "merges.txt",
     ),
     options={
-        "template": "text with the field {sentence}, and if wanted {organism} and {n_genes}",
+        "template": (
+            "'c2s-scale' (default) or 'c2s', as the models of these names were trained with, or a text with the field "
+            "{sentence}, and if wanted {organism} and {n_genes}"
+        ),
         "n_genes": "most genes of a sentence (default 200)",
         "species": "'human' (default) or 'mouse', species of the symbols",
         "pooling": "'mean' (default) of all tokens, or the 'last' one",
         "max_length": "most tokens of a text",
     },
+    layouts=(
+        (
+            NeededFile(("config.json",), "its settings", decides=True),
+            NeededFile(_TOKENIZERS, "the tokenizer of text"),
+            NeededFile(("model*.safetensors",), "the weights"),
+        ),
+    ),
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sfm.checkpoints._family import Family
+from sfm.checkpoints._layout import NeededFile
 from sfm.checkpoints._names import rename
 from sfm.checkpoints._pretrained import PretrainedCells, read_json
 from sfm.checkpoints._torch_files import read_torch_file
@@ -224,4 +225,5 @@ CELLPLM = Family(
         "cells_together": "with reference=True, how many cells are run together; 0 (default) for all of a level",
         "seed": "with reference=True, seed of the draws (default 0)",
     },
+    layouts=((NeededFile((f"*{_WEIGHTS}",), "the weights"), NeededFile((f"*{_CONFIG}",), "its settings")),),
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfm.checkpoints._family import Family
+from sfm.checkpoints._layout import NeededFile
 from sfm.checkpoints._names import rename
 from sfm.checkpoints._pretrained import PretrainedCells, read_json
 from sfm.checkpoints._torch_files import read_torch_file
@@ -54,8 +55,8 @@ _CLASSES = {
 
 
 def recognise(directory: Path) -> bool:
-    """Whether this is a BERT with its weights and token dictionaries, or without: then reading says what is missing."""
-    if not (directory / "config.json").is_file() or not any((directory / name).is_file() for name in _WEIGHTS):
+    """Whether `config.json` is that of a BERT; reading says what else is missing."""
+    if not (directory / "config.json").is_file():
         return False
     config = read_json(directory / "config.json")
     return config.get("model_type") == "bert" and (config.get("architectures") or [""])[0] in _CLASSES
@@ -89,9 +90,10 @@ def read(
     from sfm import nn
 
     settings = read_json(directory / "config.json")
+    weights_path = _weights_path(directory)
     vocabulary = read_vocabulary(directory, settings["vocab_size"], dictionaries, reference=reference)
     tokenizer = make_tokenizer(vocabulary, settings["max_position_embeddings"])
-    weights = rename(_read_weights(directory, trust_pickle=trust_pickle), _NAMES)
+    weights = rename(_read_weights(weights_path, trust_pickle=trust_pickle), _NAMES)
     cell_class = _CLASSES[settings["architectures"][0]]
     if cell_class == "CellForTokenClassification":  # its pooler is not used
         weights = {key: tensor for key, tensor in weights.items() if not key.startswith("head.feedforward.")}
@@ -123,6 +125,9 @@ def make_config(
     backbone = BertConfig(**{**of_bert, "vocab_size": 1, "pad_token_id": 0} | {"id2label": None, "label2id": None})
     if "id2label" in labels:
         labels["id2label"] = {int(key): label for key, label in labels["id2label"].items()}
+    if settings["architectures"][0] != "BertForMaskedLM" and len(labels.get("id2label", ())) > 1:
+        # Older versions of transformers did not write what they assumed.
+        labels["problem_type"] = labels.get("problem_type") or "single_label_classification"
     return CellConfig(
         vocab_size=settings["vocab_size"],
         backbone_config=backbone,
@@ -184,6 +189,8 @@ def _token_dictionary(directory: Path, vocab_size: int, dictionaries: str | Path
     """Find the token dictionary with as many tokens as the model has rows."""
     folders = _folders(directory) if dictionaries is None else [Path(dictionaries).expanduser()]
     found = sorted({path for folder in folders for path in folder.glob(f"{_TOKENS}*.pkl")})
+    if not found and dictionaries is not None:
+        raise _no_dictionaries(dictionaries)
     if not found:
         msg = (
             f"Did not find '{_TOKENS}*.pkl' for {str(directory)!r}. Download the dictionaries from the folder 'geneformer' "
@@ -203,6 +210,13 @@ def _token_dictionary(directory: Path, vocab_size: int, dictionaries: str | Path
     # The two of V2 have as many tokens; the older models say so in their folder's name.
     wanted = "gc95M" if "95M" in directory.name else "gc104M"
     return next((path for path in fitting if wanted in path.name), fitting[0])
+
+
+def _no_dictionaries(folder: str | Path) -> FileNotFoundError:
+    path = Path(folder).expanduser()
+    why = "is a file" if path.is_file() else f"has no '{_TOKENS}*.pkl'" if path.is_dir() else "is not there"
+    msg = f"dictionaries={str(folder)!r} {why}. Pass the folder that has the dictionaries of Geneformer, such as '{_TOKENS}_gc104M.pkl'."
+    return FileNotFoundError(msg)
 
 
 def _folders(directory: Path) -> list[Path]:
@@ -231,13 +245,18 @@ def _read_dictionary(path: Path, what: str) -> dict[str, Any]:
     return content
 
 
-def _read_weights(directory: Path, *, trust_pickle: bool) -> dict[str, Tensor]:
-    path = directory / _WEIGHTS[0]
-    if path.is_file():
+def _weights_path(directory: Path) -> Path:
+    found = next((directory / name for name in _WEIGHTS if (directory / name).is_file()), None)
+    if found is None:
+        msg = f"Did not find {' or '.join(map(repr, _WEIGHTS))} in {str(directory)!r}, the weights of Geneformer. Download one of them as well."
+        raise FileNotFoundError(msg)
+    return found
+
+
+def _read_weights(path: Path, *, trust_pickle: bool) -> dict[str, Tensor]:
+    if path.name == _WEIGHTS[0]:
         return read_safetensors(path)
-    weights: dict[str, Tensor] = read_torch_file(
-        directory / _WEIGHTS[1], what="the weights of Geneformer", trust_pickle=trust_pickle
-    )
+    weights: dict[str, Tensor] = read_torch_file(path, what="the weights of Geneformer", trust_pickle=trust_pickle)
     return weights
 
 
@@ -252,4 +271,5 @@ GENEFORMER = Family(
         "hidden_layer": "-2 (default) embeds cells with the second to last hidden state, -1 with the last",
         "reference": "True matches genes by id or the mapping dictionary alone, as the authors do",
     },
+    layouts=((NeededFile(("config.json",), "its settings", decides=True), NeededFile(_WEIGHTS, "the weights")),),
 )

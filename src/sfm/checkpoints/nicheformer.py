@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfm.checkpoints._family import Family
+from sfm.checkpoints._layout import NeededFile
 from sfm.checkpoints._names import rename
 from sfm.checkpoints._nicheformer_files import (
     FIRST_GENE,
@@ -274,4 +275,15 @@ NICHEFORMER = Family(
         "pad_token": "with reference=True, token of padding: 1 as in training, or 0",
         "reference": "True takes the mean over padding as well, and orders equal genes as the authors do",
     },
+    layouts=(
+        (
+            NeededFile((_CONFIG,), "its settings", decides=True),
+            NeededFile((_WEIGHTS,), "the weights"),
+            NeededFile((VOCABULARY,), "the tokens of genes"),
+        ),
+        (
+            NeededFile((_CHECKPOINT,), "the checkpoint", decides=True),
+            NeededFile(tuple(f"{folder}/{GENES}".lstrip("/") for folder in FOLDERS), "the order of genes"),
+        ),
+    ),
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import pandas as pd
 
 from sfm.checkpoints._family import Family
+from sfm.checkpoints._layout import NeededFile
 from sfm.checkpoints._names import rename
 from sfm.checkpoints._pretrained import PretrainedCells
 from sfm.checkpoints._torch_files import read_torch_file
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from sfm.checkpoints._names import Names
     from sfm.genes import GeneVocabulary
     from sfm.nn import CellConfig
+    from sfm.tokenizers.published._scfoundation import Expression
 
 Part = Literal["cell", "rde", "gene"]
 CellPooling = Literal["all", "max"]
@@ -81,6 +83,7 @@ def read(
     part: Part = "cell",
     cell_pooling: CellPooling = "all",
     target: str = "t4",
+    expression: Expression = "counts",
     gene_list: str | Path | None = None,
     reference: bool = False,
 ) -> PretrainedCells:
@@ -99,6 +102,8 @@ def read(
         `"all"` for the vectors of the two read depths, the maximum and the mean over genes, or `"max"`.
     target
         Read depth to bring cells to, see :class:`~sfm.tokenizers.published._scfoundation.ScFoundationTokenizer`.
+    expression
+        `"counts"`, or `"log1p"` or `"bulk"` for log-normalised expression of cells or of bulk samples, see there.
     gene_list
         The list of genes, if it is elsewhere.
     reference
@@ -111,7 +116,7 @@ def read(
     _refuse_unknown("cell_pooling", cell_pooling, get_args(CellPooling))
     settings, state = _read_part(_weights_path(directory), part, trust_pickle=trust_pickle)
     vocabulary = read_vocabulary(directory, len(state["pos_emb.weight"]), gene_list, reference=reference)
-    tokenizer = ScFoundationTokenizer(vocabulary, target=target)
+    tokenizer = ScFoundationTokenizer(vocabulary, target=target, expression=expression)
     config = make_config(settings, state, vocabulary, cell_pooling=cell_pooling, with_decoder=part == "gene")
     weights = {key: tensor.contiguous() for key, tensor in rename(state, _NAMES).items()}
     if part != "gene":
@@ -263,7 +268,11 @@ SCFOUNDATION = Family(
         "part": "'cell' (default), 'rde' for read-depth enhancement, 'gene' for gene vectors in their cell",
         "cell_pooling": "'all' (default), four vectors end to end, or 'max'",
         "target": "read depth to bring cells to: 't4' (default), 'f2', 'a5'",
+        "expression": "'counts' (default), or 'log1p' or 'bulk' for log-normalised cells or bulk samples",
         "gene_list": "path of OS_scRNA_gene_index.19264.tsv, if it is not with the model",
         "reference": "True matches genes by symbol alone, as the authors do",
     },
+    layouts=(
+        (NeededFile((_WEIGHTS, f"models/{_WEIGHTS}"), "the weights"), NeededFile((_GENES,), "the order of genes")),
+    ),
 )

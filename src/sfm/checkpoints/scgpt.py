@@ -1,22 +1,24 @@
 """scGPT (Cui et al. 2024, Nature Methods 21, 1470-1480), whole-human and organ models, and ones fine-tuned from them.
 
-A directory holds `args.json`, `vocab.json` and the weights, `best_model.pt`.
+A directory holds `args.json`, `vocab.json` and the weights, `best_model.pt`, and that of a model which was fine-tuned to
+label cells perhaps the names of the labels, in `id2type.json` or in the `results.pkl` of the authors' tutorial.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sfm._warn import warn
 from sfm.checkpoints._family import Family
+from sfm.checkpoints._layout import NeededFile
 from sfm.checkpoints._names import rename
 from sfm.checkpoints._pretrained import PretrainedCells, read_json
+from sfm.checkpoints._scgpt_labels import LABEL_FILES, hidden_sizes, label_head_names, n_labels_of, read_labels
 from sfm.checkpoints._token_file import read_token_file
 from sfm.checkpoints._torch_files import read_torch_file
 from sfm.checkpoints._weights import load_weights, read_safetensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -63,10 +65,11 @@ _NAMES: Names = {
 
 def recognise(directory: Path) -> bool:
     """Whether the settings or the weights have the names of scGPT; reading says what else is missing."""
-    has_vocabulary = (directory / "vocab.json").is_file()
     if (directory / "args.json").is_file():
         return "embsize" in read_json(directory / "args.json")
-    return has_vocabulary and (directory / "best_model.pt").is_file()
+    # What the authors' tutorial of fine-tuning leaves behind has other files.
+    layouts = [("vocab.json", "best_model.pt"), ("vocab.json", "model.pt", "results.pkl")]
+    return any(all((directory / name).is_file() for name in names) for names in layouts)
 
 
 def read(
@@ -77,10 +80,11 @@ def read(
     trust_pickle: bool,
     max_length: int | None = None,
     domain: int | None = None,
+    labels: Sequence[str] | None = None,
     reference: bool = False,
     seed: int = 0,
 ) -> PretrainedCells:
-    """Read a pretrained model, or the body of a fine-tuned one.
+    """Read a pretrained model, or a fine-tuned one, with its output layer if it labels cells.
 
     Parameters
     ----------
@@ -92,40 +96,40 @@ def read(
         Most tokens of a cell. Default: that of pretraining, 1200.
     domain
         Which batch norm to apply, in a model that was fine-tuned with one for each of several domains.
+    labels
+        Names of the labels of a model that was fine-tuned to label cells, in the order of its output layer. Default: those
+        of a file beside the weights, or numbers. An empty list leaves that layer out.
     reference
         Draw bins and samples at random, as scGPT does, and match genes by exact symbol alone.
     seed
         Seed of these draws.
     """
-    from sfm import nn
     from sfm.tokenizers.published._scgpt import ScGPTTokenizer
 
     args = read_args(directory)
     weights = _read_weights(directory, trust_pickle=trust_pickle)
     n_rows = weights["encoder.embedding.weight"].shape[0]
     vocabulary = read_token_file(directory / "vocab.json", n_rows, matching="exact" if reference else "all")
+    n_labels = n_labels_of(weights)
+    if labels and n_labels < 2:
+        msg = f"labels={labels!r}, but {str(directory)!r} has no output layer for labels. Leave it out."
+        raise ValueError(msg)
+    is_classifier = n_labels > 1 and (labels is None or len(labels) > 0)
     tokenizer = ScGPTTokenizer(
         vocabulary,
         max_length=args.get("max_seq_len", 1200) if max_length is None else max_length,
         n_bins=51 if reference else args.get("n_bins", 51),  # scGPT reads the other number nowhere
         reference=reference,
         seed=seed,
+        cls_value=0.0 if is_classifier else -2.0,  # what scGPT gives <cls> to be fine-tuned, and to embed
     )
-    if any(key.startswith("cls_decoder.") for key in weights):
-        msg = (
-            f"{str(directory)!r} was fine-tuned to label cells. Which label is which is not in its files, so its output "
-            "layer was left out; train a new one with `sfm.model.CellClassifier.from_pretrained`."
-        )
-        warn(msg)
     weights = _chosen_domain(weights, domain)
     input_norm = _input_norm(weights)
-    weights = rename(weights, _NAMES)
-    cell_class = "CellForMaskedValue"
-    decoder = weights.get("head.layers.0.weight")
-    if decoder is None or decoder.shape[1] != args["embsize"]:  # a decoder that reads the domain, too
-        weights = {key.removeprefix("cell."): tensor for key, tensor in weights.items() if not key.startswith("head.")}
-        cell_class = "CellModel"
-    model = getattr(nn, cell_class)(make_config(args, vocabulary, tokenizer.max_length, input_norm))
+    config = make_config(args, vocabulary, tokenizer.max_length, input_norm)
+    if is_classifier:
+        model, weights = _classifier(config, weights, read_labels(directory, n_labels, labels))
+    else:
+        model, weights = _value_model(config, weights)
     load_weights(model, weights, source=str(directory))
     return PretrainedCells(model.eval(), tokenizer, name=name, revision=revision)
 
@@ -136,7 +140,8 @@ def read_args(directory: Path) -> dict[str, Any]:
     if not path.is_file():
         msg = (
             f"Did not find 'args.json' in {str(directory)!r}. It says how many attention heads the model has, which the "
-            "weights do not: download it from the folder of 'best_model.pt'."
+            "weights do not: download it from the folder of 'best_model.pt', or copy it from that of the pretrained model if "
+            "this one was fine-tuned from it."
         )
         raise FileNotFoundError(msg)
     args = read_json(path)
@@ -185,6 +190,36 @@ def make_config(
     )
 
 
+def _value_model(config: CellConfig, weights: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+    """Make the model with the decoder of values, where there is one that reads genes alone, and name its weights."""
+    from sfm import nn
+
+    weights = rename(weights, _NAMES)
+    decoder = weights.get("head.layers.0.weight")
+    if decoder is None or decoder.shape[1] != config.hidden_size:  # a decoder that reads the domain, too
+        weights = {key.removeprefix("cell."): tensor for key, tensor in weights.items() if not key.startswith("head.")}
+        return nn.CellModel(config), weights
+    return nn.CellForMaskedValue(config), weights
+
+
+def _classifier(config: CellConfig, weights: dict[str, Tensor], labels: list[str]) -> tuple[Any, dict[str, Tensor]]:
+    """Make a classifier with the layers of scGPT's, which looks at the undivided `<cls>`, and name its weights."""
+    from sfm import nn
+    from sfm.nn._classification_head import RELU_AND_NORM
+
+    sizes = hidden_sizes(weights)
+    settings = {**config.to_dict(), "pooling": "cls", "feedforward_sizes": sizes, "classifier_dropout": 0.0}
+    settings["architecture_settings"] = {**config.architecture_settings, "classifier_layers": RELU_AND_NORM}
+    settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    settings["problem_type"] = "single_label_classification"
+    model = nn.CellForSequenceClassification(nn.CellConfig.from_dict(settings))
+    weights = {key: tensor for key, tensor in weights.items() if not key.startswith("decoder.")}
+    renamed = rename(weights, {**label_head_names(len(sizes)), **_NAMES})
+    # What sfm's classifiers have beyond those layers.
+    own = model.state_dict()
+    return model, renamed | {key: own[key] for key in own if key == "temperature" or key.startswith("distance.")}
+
+
 def _read_weights(directory: Path, *, trust_pickle: bool) -> dict[str, Tensor]:
     path = next((directory / name for name in _WEIGHTS if (directory / name).is_file()), directory / _WEIGHTS[0])
     if path.suffix == ".safetensors":
@@ -229,11 +264,19 @@ SCGPT = Family(
     title="scGPT",
     recognise=recognise,
     read=read,
-    patterns=("args.json", "vocab.json", *_WEIGHTS),
+    patterns=("args.json", "vocab.json", *LABEL_FILES, *_WEIGHTS),
     options={
         "max_length": "most tokens of a cell, 1200 by default",
         "domain": "number of the batch norm to apply, in models fine-tuned with several",
+        "labels": "names of the labels of a model that was fine-tuned to label cells; [] reads it without that layer",
         "reference": "True draws bins and samples at random and matches genes by exact symbol, as scGPT does",
         "seed": "seed of these draws, 0 by default",
     },
+    layouts=(
+        (
+            NeededFile(("args.json",), "its settings", decides=True),
+            NeededFile(("vocab.json",), "the tokens of genes"),
+            NeededFile(_WEIGHTS, "the weights"),
+        ),
+    ),
 )

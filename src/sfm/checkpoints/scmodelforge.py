@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from sfm.checkpoints._family import Family
+from sfm.checkpoints._layout import NeededFile
 from sfm.checkpoints._names import rename
 from sfm.checkpoints._pretrained import PretrainedCells, read_json
 from sfm.checkpoints._torch_files import read_torch_file
@@ -173,4 +174,11 @@ SCMODELFORGE = Family(
     recognise=recognise,
     read=read,
     patterns=("config.json", *_WEIGHTS, _VOCABULARY),
+    layouts=(
+        (
+            NeededFile(("config.json",), "its settings", decides=True),
+            NeededFile(_WEIGHTS, "the weights"),
+            NeededFile((_VOCABULARY,), "the tokens of genes"),
+        ),
+    ),
 )

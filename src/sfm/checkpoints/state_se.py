@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sfm import _logging as logg
 from sfm.checkpoints._family import Family
+from sfm.checkpoints._layout import NeededFile
 from sfm.checkpoints._names import rename
 from sfm.checkpoints._pretrained import PretrainedCells
 from sfm.checkpoints._torch_archive import read_torch_archive
@@ -279,4 +280,5 @@ STATE_SE = Family(
         "reference": "True tokenizes as the authors do, which depends on the order of genes and on chance",
         "seed": "seed of the random order in reference mode, 0 by default",
     },
+    layouts=((NeededFile(("*.ckpt",), "the checkpoint"), NeededFile((_PROTEINS,), "the vectors of proteins")),),
 )

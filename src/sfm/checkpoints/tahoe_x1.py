@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sfm.checkpoints._family import Family
+from sfm.checkpoints._layout import NeededFile
 from sfm.checkpoints._names import rename
 from sfm.checkpoints._pretrained import PretrainedCells
 from sfm.checkpoints._token_file import read_token_file
@@ -230,4 +231,12 @@ TAHOE_X1 = Family(
         "reference": "True draws samples at random and reads stored zeros and, in the 3b model, the first gene as Tahoe-x1 does",
         "seed": "seed of these draws, 0 by default",
     },
+    layouts=(
+        (
+            NeededFile((_MODEL,), "its settings"),
+            NeededFile((_COLLATOR,), "those of its tokens"),
+            NeededFile((_VOCABULARY,), "the tokens of genes"),
+            NeededFile((_WEIGHTS,), "the weights"),
+        ),
+    ),
 )

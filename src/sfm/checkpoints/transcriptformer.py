@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfm.checkpoints._family import Family
+from sfm.checkpoints._layout import NeededFile
 from sfm.checkpoints._names import rename
 from sfm.checkpoints._pretrained import PretrainedCells, read_json
 from sfm.checkpoints._torch_archive import read_torch_archive
@@ -64,11 +65,12 @@ class _Settings:
 
     network: Mapping[str, Any]
     data: Mapping[str, Any]
+    loss: Mapping[str, Any]
 
     @classmethod
     def read(cls, directory: Path) -> _Settings:
         model = read_json(directory / _CONFIG)["model"]
-        return cls(model["model_config"], model["data_config"])
+        return cls(model["model_config"], model["data_config"], model.get("loss_config") or {})
 
     @property
     def columns(self) -> list[str]:
@@ -150,10 +152,11 @@ def read(
     renamed = _renamed(weights, settings.columns, is_baseline=kind == "esm2ce", with_head=gene_head)
     model = nn.CellForCausalLM(config) if gene_head else nn.CellModel(config)
     load_weights(model, renamed, source=str(directory / _WEIGHTS))
+    columns = [] if kind == "esm2ce" else list(contexts)  # a mean of proteins has no use for them
     tokenizer = TranscriptformerTokenizer(
         vocabulary,
-        max_length=settings.seq_len + 1 + len(contexts),
-        obs_columns=list(contexts),
+        max_length=settings.seq_len + 1 + len(columns),
+        obs_columns=columns,
         clip_counts=settings.data.get("clip_counts") or _CLIP_COUNTS,
         scale=settings.data.get("normalize_to_scale") or 0,
         keep_order=reference,
@@ -199,6 +202,7 @@ def _make_config(
             "protein_size": genes.protein_size,
             "protein_means": is_baseline,
             "count_head": not is_baseline,
+            "gene_loss_weight": float(settings.loss.get("gene_id_loss_weight", 1.0)),
             "gene_head_size": network.get("gene_head_hidden_dim") or network["embed_dim"],
             "count_epsilon": backbone.count_epsilon,
             "largest_count": settings.data.get("clip_counts") or _CLIP_COUNTS,
@@ -267,4 +271,11 @@ TRANSCRIPTFORMER = Family(
         "gene_head": "True reads what predicts the next gene as well",
         "reference": "True keeps the order of genes in the data, and the numbering of special tokens for new species",
     },
+    layouts=(
+        (
+            NeededFile((_CONFIG,), "its settings", decides=True),
+            NeededFile((_WEIGHTS,), "the weights"),
+            NeededFile(("vocabs/*.h5",), "the vectors of proteins"),
+        ),
+    ),
 )

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from sfm.checkpoints._family import Family
+from sfm.checkpoints._layout import NeededFile
 from sfm.checkpoints._names import rename
 from sfm.checkpoints._pretrained import PretrainedCells
 from sfm.checkpoints._torch_archive import read_torch_archive
@@ -231,4 +232,11 @@ UCE = Family(
         "token_file": "token table that was made for a new species",
         "taxonomy_id": "seed of the chromosome vectors of a new species, without token_file=",
     },
+    layouts=(
+        (
+            NeededFile(("*.torch",), "the weights", besides="all_tokens*"),
+            NeededFile((CHROMOSOMES,), "the positions of genes"),
+            NeededFile((OFFSETS,), "where species begin"),
+        ),
+    ),
 )

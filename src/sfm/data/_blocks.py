@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from sfm._matrix import CountMatrix
+    from sfm._state import StateKind
     from sfm.tokenizers import TokenizedCells, Tokenizer
 
 
@@ -27,7 +28,7 @@ class TokenizedBlock(NamedTuple):
 
 
 class CountedBlock(NamedTuple):
-    """State of a run of rows, and the total of each gene, shape `(n_vars,)`."""
+    """State of a run of rows, and unless that is wrong, the total of each gene, shape `(n_vars,)`."""
 
     state: InputState
     totals: np.ndarray
@@ -36,7 +37,7 @@ class CountedBlock(NamedTuple):
 def tokenize_block(counts: sparse.csr_matrix, tokenizer: Tokenizer, token_ids: np.ndarray) -> TokenizedBlock:
     """Tokenize some rows if they hold what the tokenizer requires."""
     state = input_state(counts)
-    return TokenizedBlock(state, tokenizer(counts, token_ids) if state.kind == tokenizer.requires else None, None)
+    return TokenizedBlock(state, tokenizer(counts, token_ids) if state.fits((tokenizer.requires,)) else None, None)
 
 
 def tokenize_and_count_block(counts: sparse.csr_matrix, tokenizer: Tokenizer, token_ids: np.ndarray) -> TokenizedBlock:
@@ -45,14 +46,14 @@ def tokenize_and_count_block(counts: sparse.csr_matrix, tokenizer: Tokenizer, to
     return TokenizedBlock(state, cells, None if cells is None else gene_totals(counts))
 
 
-def count_block(counts: sparse.csr_matrix) -> CountedBlock:
-    """Sum the counts of each gene over some rows."""
+def count_block(counts: sparse.csr_matrix, requires: StateKind) -> CountedBlock:
+    """Sum the values of each gene over some rows, if they are what is required."""
     state = input_state(counts)
-    return CountedBlock(state, gene_totals(counts) if state.kind == "counts" else np.zeros(counts.shape[1]))
+    return CountedBlock(state, gene_totals(counts) if state.fits((requires,)) else np.zeros(counts.shape[1]))
 
 
 def gene_totals(counts: sparse.csr_matrix) -> np.ndarray:
-    """Sum the counts of each gene; float64 of shape `(n_vars,)`."""
+    """Sum the values of each gene; float64 of shape `(n_vars,)`."""
     totals: np.ndarray = np.bincount(counts.indices, weights=counts.data, minlength=counts.shape[1])
     return totals
 
@@ -90,9 +91,9 @@ def _with_context(block: TokenizedBlock, tokenizer: Tokenizer, adata: AnnData, r
 
 
 def all_totals(adata: AnnData, matrix: CountMatrix, tokenizer: Tokenizer) -> np.ndarray:
-    """Sum the counts of each gene over all rows, after the input-state gate."""
+    """Sum the values of each gene over all rows, after the input-state gate."""
     totals = np.zeros(matrix.shape[1])
-    for _, block in matrix.mapped(count_block):
+    for _, block in matrix.mapped(count_block, tokenizer.requires):
         refuse_state(adata, matrix, block.state, requires=tokenizer.requires)
         totals += block.totals
     return totals

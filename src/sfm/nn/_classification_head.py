@@ -11,6 +11,8 @@ from sfm.nn._sample_pooling import SamplePooling
 from sfm.nn._sequence_encoder import sequence_encoder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from sfm.nn._config import CellConfig
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 # Logit by which a new label is less likely than the average of the old ones, or in itself where labels do not compete.
 _BELOW_AVERAGE = 1.0
 _UNLIKELY = 4.0
+#: Value of `classifier_layers` in `CellConfig.architecture_settings`, for hidden layers like those of scGPT.
+RELU_AND_NORM = "relu_and_norm"
 
 
 class _Linear(nn.Linear):
@@ -53,7 +57,12 @@ class ClassificationHead(nn.Module):
         self.dropout = nn.Dropout(config.classifier_dropout)
         widths = [width, *config.feedforward_sizes]
         self.feedforward = nn.ModuleList(map(_Linear, widths, widths[1:]))
+        self.activation: Callable[[Tensor], Tensor]
         self.activation = torch.tanh if config.feedforward_activation == "tanh" else F.gelu
+        self.feedforward_norms: nn.ModuleList | None = None
+        if config.architecture_settings.get("classifier_layers") == RELU_AND_NORM:
+            self.activation = F.relu
+            self.feedforward_norms = nn.ModuleList(map(nn.LayerNorm, widths[1:]))
         self.classifier = _OutputLayer(widths[-1], config.num_labels or 0)
 
     def encode_sequence(self, hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -63,8 +72,11 @@ class ClassificationHead(nn.Module):
     def features(self, vectors: Tensor) -> Tensor:
         """Map `(..., dims)` to `(..., features)`, what the output layer sees."""
         vectors = self.dropout(vectors)
-        for layer in self.feedforward:
-            vectors = self.dropout(self.activation(layer(vectors)))
+        for i, layer in enumerate(self.feedforward):
+            vectors = self.activation(layer(vectors))
+            if self.feedforward_norms is not None:
+                vectors = self.feedforward_norms[i](vectors)
+            vectors = self.dropout(vectors)
         return vectors
 
     def forward(self, vectors: Tensor) -> Tensor:

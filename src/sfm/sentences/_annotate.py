@@ -58,8 +58,8 @@ def annotate(  # noqa: PLR0913
     labels
         What a cell can be.
     template
-        Text with the field `{sentence}`, and if wanted `{organism}` and `{n_genes}`, that the label continues.
-        Default: that which the model was loaded with.
+        Text with the field `{sentence}`, and if wanted `{organism}` and `{n_genes}`, that the label continues, or the name
+        of a published one, `"c2s-scale"` or `"c2s"`. Default: that which the model was loaded with.
     {input}
     max_new_tokens
         Most tokens of an answer.

@@ -109,20 +109,29 @@ _TRANSCRIPTFORMER = (
 )
 
 
-# UCE: files of one figshare article, most of them shared by both models.
+# UCE: files of one figshare article, most of them shared by both models. Sizes and MD5 are those that figshare states.
 
 
-def _uce(weights: str, file_id: int) -> UrlSource:
-    def figshare(number: int, path: str, *, archive: bool = False) -> RemoteFile:
-        return RemoteFile(f"https://figshare.com/ndownloader/files/{number}", path, archive=archive)
+def _figshare(number: int, path: str, *, size: int, md5: str, archive: bool = False) -> RemoteFile:
+    # The address on the page, figshare.com/ndownloader, answers programs with an empty page.
+    url = f"https://api.figshare.com/v2/file/download/{number}"
+    return RemoteFile(url, path, md5=md5, size=size, archive=archive)
 
+
+def _uce(weights: RemoteFile) -> UrlSource:
     return UrlSource(
         page="https://figshare.com/articles/dataset/Universal_Cell_Embedding_Model_Files/24320806",
         files=(
-            figshare(42706558, "species_chrom.csv"),
-            figshare(42706555, "species_offsets.pkl"),
-            figshare(42715213, "protein_embeddings", archive=True),
-            figshare(file_id, weights),
+            _figshare(42706558, "species_chrom.csv", size=4_097_781, md5="42a9b5871b1ed955fd05414b3ab89081"),
+            _figshare(42706555, "species_offsets.pkl", size=139, md5="ddf9143508857e62607f323b338ff383"),
+            _figshare(
+                42715213,
+                "protein_embeddings",
+                size=2_735_410_523,
+                md5="6756d7fa8348e0f70b5e5b11e324f023",
+                archive=True,
+            ),
+            weights,
         ),
     )
 
@@ -130,13 +139,14 @@ def _uce(weights: str, file_id: int) -> UrlSource:
 _UCE_4L = CatalogueEntry(
     name="uce-4l",
     family="uce",
-    source=_uce("4layer_model.torch", 42706576),
+    source=_uce(_figshare(42706576, "4layer_model.torch", size=3_403_514_339, md5="3e2f59d6da6eaa5396aa297edfcec08f")),
     size=849_000_000,
     species="human, mouse, frog, zebrafish, mouse lemur, pig, crab-eating macaque, rhesus macaque",
     gene_ids="symbol",
     context=1024,
     dims=1280,
-    licence="MIT (code)",
+    licence="CC-BY-4.0",
+    commercial_use=True,
     citation="Rosen et al. 2023, doi:10.1101/2023.11.28.568918",
     description="Universal Cell Embedding, 4 layers.",
 )
@@ -146,7 +156,9 @@ _UCE = (
     replace(
         _UCE_4L,
         name="uce-33l",
-        source=_uce("33l_8ep_1024t_1280.torch", 43423236),
+        source=_uce(
+            _figshare(43423236, "33l_8ep_1024t_1280.torch", size=5_686_283_829, md5="eed62d4fe51873c87bcf9660faa07707")
+        ),
         size=1_420_000_000,
         description="Universal Cell Embedding, 33 layers.",
     ),

@@ -19,8 +19,20 @@ if TYPE_CHECKING:
 
     from sfm.genes import GeneVocabulary
 
-#: What is asked of a language model, if it was not trained on another text.
-TEMPLATE = "Genes of a {organism} cell, the most expressed first: {sentence}\nThe type of this cell is"
+#: The texts that published models were trained to go on with, by name. Other words would do them harm.
+TEMPLATES = {
+    # C2S-Scale and C2S-Pythia (Rizvi et al. 2025): of several of one meaning, the one on the cards of the models.
+    "c2s-scale": (
+        "The following is a list of {n_genes} gene names ordered by descending expression level in a {organism} cell. Your "
+        "task is to give the cell type which this cell belongs to based on its gene expression.\n"
+        "Cell sentence: {sentence}.\nThe cell type corresponding to these genes is:"
+    ),
+    # pythia-160m-c2s (Levine et al. 2024), always with 100 genes: the first of its several.
+    "c2s": (
+        "Identify the cell type most likely associated with these {n_genes} highly expressed genes listed in descending "
+        "order. {sentence} This is the cell type corresponding to these genes: "
+    ),
+}
 _FIELDS = {"sentence", "organism", "n_genes"}
 
 
@@ -75,7 +87,8 @@ class SentenceTokenizer(Tokenizer):
     text_tokenizer
         What splits text into the tokens of the language model, in the format of the `tokenizers` library.
     template
-        Text with the field `{sentence}`, and if wanted `{organism}` and `{n_genes}`.
+        `"c2s-scale"` or `"c2s"` for that of models of these names, or a text with the field `{sentence}`, and if wanted
+        `{organism}` and `{n_genes}`.
     organism
         What stands for `{organism}`.
     n_genes
@@ -96,16 +109,21 @@ class SentenceTokenizer(Tokenizer):
         vocabulary: GeneVocabulary,
         *,
         text_tokenizer: Mapping[str, Any],
-        template: str = TEMPLATE,
-        organism: str = "human",
+        template: str = "c2s-scale",
+        organism: str = "Homo sapiens",
         n_genes: int = 200,
         max_length: int = 2048,
     ) -> None:
         super().__init__(vocabulary, max_length=max_length, prepend_cls=False)
+        template = TEMPLATES.get(template, template)
         fields = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
         if "sentence" not in fields or fields - _FIELDS:
             known = ", ".join(f"'{{{name}}}'" for name in sorted(_FIELDS))
-            msg = f"template={template!r} needs '{{sentence}}', and may have no other fields than {known}."
+            names = " or ".join(map(repr, TEMPLATES))
+            msg = (
+                f"template={template!r} needs '{{sentence}}', and may have no other fields than {known}. For that of a "
+                f"published model, pass {names}."
+            )
             raise ValueError(msg)
         if n_genes < 1:
             msg = f"n_genes={n_genes!r} leaves no gene. Pass 1 or more."

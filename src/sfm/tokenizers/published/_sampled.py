@@ -48,7 +48,7 @@ class SampledBinTokenizer(Tokenizer):
 
     has_values: ClassVar[bool] = True
     value_kind: ClassVar[Literal["bins", "continuous"] | None] = "bins"
-    cls_value: ClassVar[float] = -2.0
+    cls_value: float = -2.0
 
     def __init__(
         self,

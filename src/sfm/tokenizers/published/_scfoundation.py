@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from sfm.genes import GeneVocabulary
+
+Expression = Literal["counts", "log1p", "bulk"]
 
 TARGET, DEPTH = "<target>", "<depth>"
 _PER_CELL = 1e4
@@ -35,18 +37,29 @@ class ScFoundationTokenizer(Tokenizer):
     target
         Read depth that the model is to bring the cell to: `"t4"` sets the value of `<target>` to 4, which stands for
         10,000 counts; `"f2"` to `log10(2 * total)`, twice the depth; `"a5"` to `log10(total) + 5`.
+    expression
+        What the matrix holds: `"counts"`; `"log1p"`, expression of cells that was log-normalised before; or `"bulk"`,
+        log-normalised expression of bulk samples. With the latter two values stay as they are, and the total is their sum,
+        as the authors have it. Bulk samples are read at their own depth, whatever `target` says.
 
     Raises
     ------
     ValueError
-        If `target` is none of these, or the vocabulary lacks the two tokens.
+        If `target` or `expression` is none of these, or the vocabulary lacks the two tokens.
     """
 
     name: ClassVar[str] = "scfoundation"
     has_values: ClassVar[bool] = True
     value_kind: ClassVar[Literal["bins", "continuous"] | None] = "continuous"
 
-    def __init__(self, vocabulary: GeneVocabulary, *, max_length: int | None = None, target: str = "t4") -> None:
+    def __init__(
+        self,
+        vocabulary: GeneVocabulary,
+        *,
+        max_length: int | None = None,
+        target: str = "t4",
+        expression: Expression = "counts",
+    ) -> None:
         super().__init__(vocabulary, max_length=max_length or len(vocabulary) + 2, prepend_cls=False)
         missing = [token for token in (TARGET, DEPTH) if token not in vocabulary.special_tokens]
         if missing:
@@ -55,7 +68,13 @@ class ScFoundationTokenizer(Tokenizer):
         if not _TARGET.fullmatch(target):
             msg = f"target={target!r} is not a letter and a number: 't4' for 10,000 counts, 'f2' for twice the counts of the cell, 'a5' for 10 ** 5 times."
             raise ValueError(msg)
+        if expression not in get_args(Expression):
+            msg = f"Unknown expression={expression!r}. Choose one of {', '.join(map(repr, get_args(Expression)))}."
+            raise ValueError(msg)
         self.target = target
+        self.expression = expression
+        if expression != "counts":
+            self.requires = "log1p"  # type: ignore[misc, assignment]
 
     def gene_divisors(self) -> np.ndarray | None:
         """Return `None`: genes are cut by count."""
@@ -66,7 +85,9 @@ class ScFoundationTokenizer(Tokenizer):
         genes = expressed_genes(self, counts, gene_ids)
         totals = genes.totals
         genes = genes.highest(self.max_length - 2)
-        values = np.log1p(genes.counts / totals[genes.cell] * _PER_CELL)
+        values = genes.counts
+        if self.expression == "counts":
+            values = np.log1p(genes.counts / totals[genes.cell] * _PER_CELL)
         filled = np.flatnonzero(totals > 0)
         ends = np.repeat(genes.indptr[1:][filled], 2)
         special = self.vocabulary.special_tokens
@@ -82,6 +103,8 @@ class ScFoundationTokenizer(Tokenizer):
         )
 
     def _target_values(self, depth: np.ndarray) -> np.ndarray:
+        if self.expression == "bulk":
+            return depth
         kind, number = self.target[0], float(self.target[1:])
         match kind:
             case "t":
@@ -93,4 +116,5 @@ class ScFoundationTokenizer(Tokenizer):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings, ready for JSON."""
-        return {"tokenizer": self.name, "max_length": self.max_length, "target": self.target}
+        settings = {"tokenizer": self.name, "max_length": self.max_length, "target": self.target}
+        return settings | ({} if self.expression == "counts" else {"expression": self.expression})

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from scipy import sparse
 
+    from sfm.genes import GeneVocabulary
     from sfm.tokenizers.published._sampled import CellTokens
 
 
@@ -22,9 +23,47 @@ class ScGPTTokenizer(SampledBinTokenizer):
     the bins that scGPT draws from at random. Where a cell has too many genes, a sample is kept, and which genes these are
     follows from the cell's genes and bins. With `reference=True` both are drawn as scGPT does it, with numpy's and
     torch's generators; all cells must then come in one call.
+
+    Parameters
+    ----------
+    vocabulary
+        The genes and their token ids.
+    max_length
+        Most tokens of a cell, special tokens included. Bins are those among all genes of the cell, cut ones included.
+    prepend_cls
+        Whether each cell starts with the token `<cls>`.
+    n_bins
+        Number of bins, that of zero included.
+    reference
+        Reproduce the original implementation, with the random numbers that it draws.
+    seed
+        Seed of these random numbers.
+    cls_value
+        Value of the token `<cls>`: -2 when scGPT embeds cells, 0 when it is fine-tuned.
     """
 
     name: ClassVar[str] = "scgpt"
+
+    def __init__(
+        self,
+        vocabulary: GeneVocabulary,
+        *,
+        max_length: int = 1200,
+        prepend_cls: bool = True,
+        n_bins: int = 51,
+        reference: bool = False,
+        seed: int = 0,
+        cls_value: float = -2.0,
+    ) -> None:
+        super().__init__(
+            vocabulary,
+            max_length=max_length,
+            prepend_cls=prepend_cls,
+            n_bins=n_bins,
+            reference=reference,
+            seed=seed,
+        )
+        self.cls_value = float(cls_value)
 
     def cell_values(self, counts: np.ndarray, indptr: np.ndarray) -> np.ndarray:
         """Return the bins, see :meth:`Tokenizer.cell_values`."""
@@ -47,6 +86,10 @@ class ScGPTTokenizer(SampledBinTokenizer):
                 order = torch.randperm(values.size, generator=permutations)[: self.n_kept].numpy()
                 ids, bins = ids[order], bins[order]
             yield ids, bins
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings, ready for JSON."""
+        return {**super().to_dict(), "cls_value": self.cls_value}
 
 
 def _drawn_bins(values: np.ndarray, draws: np.ndarray, n_bins: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from sfm._warn import warn
 from sfm.tokenizers._base import Tokenizer
 from sfm.tokenizers._cells import TokenizedCells
 from sfm.tokenizers._rows import CountRows, Rows
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from sfm.genes import GeneVocabulary
+
+# Named to those whose data do not say, if the model knows it.
+_EXAMPLE = "10x 3' v3"
 
 
 class TranscriptformerTokenizer(Tokenizer):
@@ -34,7 +38,7 @@ class TranscriptformerTokenizer(Tokenizer):
         Whether the token `<cls>` comes before the genes; the model needs it.
     obs_columns
         Columns of `obs` that become tokens, such as the assay. A missing column or a value without a token is
-        `"unknown"`, which the model does not look at.
+        `"unknown"`, which the model does not look at; the first time that happens there is a warning.
     clip_counts
         Counts above this are taken as this.
     scale
@@ -75,6 +79,7 @@ class TranscriptformerTokenizer(Tokenizer):
         self.keep_order = bool(keep_order)
         self.fill_id = fill_id
         self._context = {column: _tokens_of(vocabulary, column) for column in self.obs_columns}
+        self._warned: set[str] = set()
 
     @property
     def longest(self) -> int:
@@ -89,10 +94,26 @@ class TranscriptformerTokenizer(Tokenizer):
         """Return the tokens of the annotations, see :meth:`Tokenizer.context_tokens`."""
         tokens = np.empty((len(obs), len(self.obs_columns)), dtype=np.int32)
         for i, (column, known) in enumerate(self._context.items()):
-            unknown = known["unknown"]
-            names = obs[column].astype(str) if column in obs else []
-            tokens[:, i] = [known.get(name, unknown) for name in names] if len(names) else unknown
+            names = obs[column].astype(object).where(obs[column].notna(), "unknown") if column in obs else None
+            self._warn_of_unknown(column, [] if names is None else names.unique().tolist(), is_missing=names is None)
+            tokens[:, i] = known["unknown"] if names is None else [known.get(str(n), known["unknown"]) for n in names]
         return tokens
+
+    def _warn_of_unknown(self, column: str, names: list[Any], *, is_missing: bool) -> None:
+        """Warn, once, of a column that is missing or has names that the model does not know."""
+        known = self._context[column]
+        unlisted = [name for name in names if str(name) not in known]
+        if column in self._warned or not (is_missing or unlisted):
+            return
+        self._warned.add(column)
+        example = _EXAMPLE if _EXAMPLE in known else max(known, key=known.__getitem__)
+        found = f"has no column {column!r}" if is_missing else f"[{column!r}] has {unlisted[0]!r}, which is not known"
+        msg = (
+            f"adata.obs{' ' * is_missing}{found}, so the model reads such cells as of an unknown {column}, and their vectors "
+            f"differ from those of a known one. Set it to a name that the model knows, for example adata.obs[{column!r}] = "
+            f"{example!r}, or to 'unknown' if it is not among the {len(known) - 1} of them."
+        )
+        warn(msg)
 
     def __call__(self, counts: np.ndarray | sparse.spmatrix | sparse.sparray, gene_ids: np.ndarray) -> TokenizedCells:
         """Tokenize cells, see :meth:`Tokenizer.__call__`."""
