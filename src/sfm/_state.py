@@ -33,13 +33,15 @@ class InputState:
     """What the stored values of a matrix look like.
 
     `kind` is the state; `example` is the value that decided it (a non-integer, the negative one, the largest);
-    `share` is the fraction of stored values that are like the example.
+    `share` is the fraction of stored values that are like the example, and `row` the first row that has one, `None` where
+    all rows are alike.
     """
 
     kind: StateKind
     n_values: int
     example: float
     share: float
+    row: int | None = None
 
     def fits(self, accepted: tuple[StateKind, ...]) -> bool:
         """Whether this is one of some states, as an empty matrix always is."""
@@ -49,14 +51,18 @@ class InputState:
         """Say in words what was seen."""
         seen = {
             "counts": "counts",
-            "almost_counts": f"almost integers ({self.share:.2%} of the values are not whole, such as {self.example!r})",
+            "almost_counts": f"almost integers ({_percent(self.share)} of the values are not whole, such as {self.example!r})",
             "normalized": f"normalised values (not whole, such as {self.example!r})",
             "log1p": f"log1p-normalised values (not whole, such as {self.example!r})",
             "scaled": f"scaled values (negative and not whole, such as {self.example!r})",
             "negative": f"negative values (such as {self.example!r})",
-            "not_finite": f"values that are NaN or infinite ({self.share:.2%} of the stored ones)",
+            "not_finite": f"values that are NaN or infinite ({_percent(self.share)} of the stored ones)",
         }
         return seen[self.kind]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.2%}" if share >= 1e-4 else "less than 0.01%"
 
 
 def input_state(X: sparse.csr_matrix) -> InputState:
@@ -67,13 +73,20 @@ def input_state(X: sparse.csr_matrix) -> InputState:
     low, high = float(data.min()), float(data.max())  # NaN anywhere makes both NaN
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = ~np.isfinite(data)
-        return InputState("not_finite", data.size, float(data[bad][0]), float(bad.mean()))
+        return InputState("not_finite", data.size, float(data[bad][0]), float(bad.mean()), _first_row(X, bad))
     whole = data.dtype.kind == "i" or _all_whole(data)
     if low < 0:
-        return InputState("negative" if whole else "scaled", data.size, low, float((data < 0).mean()))
+        below = data < 0
+        kind: StateKind = "negative" if whole else "scaled"
+        return InputState(kind, data.size, low, float(below.mean()), _first_row(X, below))
     if whole:
         return InputState("counts", data.size, high, 1.0)
     return _fractional_state(X, high)
+
+
+def _first_row(X: sparse.csr_matrix, found: np.ndarray) -> int:
+    """Return the first row with a stored value that is marked."""
+    return int(np.searchsorted(X.indptr, found.argmax(), side="right")) - 1
 
 
 def _all_whole(data: np.ndarray) -> bool:
@@ -88,7 +101,7 @@ def _fractional_state(X: sparse.csr_matrix, high: float) -> InputState:
     fractional = distance > 0
     example, share = float(data[fractional.argmax()]), float(fractional.mean())
     if float((distance > _NEAR_INTEGER).mean()) < 0.1 and high > 1:
-        return InputState("almost_counts", data.size, example, share)
+        return InputState("almost_counts", data.size, example, share, _first_row(X, fractional))
     is_log1p = high <= _LOG1P_MAX and (not _equal_sums(X) or _equal_sums(X.expm1()))  # both: the cells are equal
     kind: StateKind = "log1p" if is_log1p else "normalized"
     return InputState(kind, data.size, example, share)
@@ -106,8 +119,9 @@ def check_input_state(
     values: sparse.csr_matrix,
     *,
     requires: StateKind | tuple[StateKind, ...] = "counts",
+    start: int | None = None,
 ) -> InputState:
-    """Return the state of `values` (rows of `matrix`), or raise if it is not (one of those) required.
+    """Return the state of `values` (rows of `matrix` from `start`), or raise if it is not (one of those) required.
 
     Every function that reads expression passes each chunk it reads through here.
 
@@ -118,19 +132,25 @@ def check_input_state(
         another slot of `adata` that holds what is required, or how to restore counts.
     """
     state = input_state(values)
-    refuse_state(adata, matrix, state, requires=requires)
+    refuse_state(adata, matrix, state, requires=requires, start=start)
     return state
 
 
 def refuse_state(
-    adata: AnnData, matrix: CountMatrix, state: InputState, *, requires: StateKind | tuple[StateKind, ...]
+    adata: AnnData,
+    matrix: CountMatrix,
+    state: InputState,
+    *,
+    requires: StateKind | tuple[StateKind, ...],
+    start: int | None = None,
 ) -> None:
-    """Raise if a state, perhaps found elsewhere, is not (one of those) required."""
+    """Raise if a state, perhaps found elsewhere, is not (one of those) required; `start` is the first row looked at."""
     accepted = (requires,) if isinstance(requires, str) else requires
     if state.fits(accepted):
         return
     needed = " or ".join(_NEEDED.get(kind, f"{kind} values") for kind in accepted)
-    found = f"{matrix.slot} holds {state.describe()}, but {needed} are needed"
+    where = "" if start is None or state.row is None else f", first in cell {adata.obs_names[start + state.row]!r}"
+    found = f"{matrix.slot} holds {state.describe()}{where}, but {needed} are needed"
     raise wrong_state(adata, matrix, state, found=found, accepted=accepted)
 
 

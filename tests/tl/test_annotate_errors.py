@@ -133,6 +133,8 @@ CASES: dict[str, Case] = {
     "voting type": (query, reference, {"majority_voting": 3}, TypeError, "majority_voting=3 is neither True nor"),
     "tree": (query, reference, {"label_tree": {"type 0": "x"}}, ValueError, "label_tree lacks 2 of the 3 labels"),
     "key": (query, reference, {"key_added": "a/b"}, ValueError, "key_added='a/b' cannot be the name of a slot"),
+    "text": (query, reference, {"min_confidence": "0.5"}, ValueError, "min_confidence='0.5' is not between 0 and 1"),
+    "file": (query, lambda: "cells.h5ad", {}, ValueError, "is a file of cells. Read it first: `anndata.read_h5ad"),
     "two sources": (query, reference, {"use_rep": "X_sfm"}, ValueError, "model= and use_rep='X_sfm' were both given"),
     "batch size": (query, reference, {"batch_size": 0}, ValueError, "batch_size=0 is neither"),
     "precision": (query, reference, {"precision": "fp8"}, ValueError, "precision='fp8'"),

@@ -32,6 +32,13 @@ def with_value(value: float) -> ad.AnnData:
     return adata
 
 
+def with_late_value(value: float) -> ad.AnnData:
+    """One value in the last cell, beyond the rows that are looked at first."""
+    adata = toy_cells(300)
+    adata.X.data[-3] = value
+    return adata
+
+
 def renamed(names: list[str]) -> ad.AnnData:
     adata = toy_cells(30)
     adata.var_names = names
@@ -59,6 +66,11 @@ CASES: dict[str, tuple[Callable[[], ad.AnnData], dict[str, Any], str]] = {
     "log1p": (logged, {}, r"adata.X holds log1p.*`sfm.pp.recover_counts\(adata\)`.*layer='counts'"),
     "nan": (lambda: with_value(np.nan), {}, "adata.X holds values that are NaN or infinite"),
     "infinite": (lambda: with_value(np.inf), {}, "adata.X holds values that are NaN or infinite"),
+    "late": (
+        lambda: with_late_value(np.nan),
+        {},
+        r"infinite \(less than 0.01% of .*, first in cell 'cell_299', but raw",
+    ),
     "negative": (lambda: with_value(-3), {}, r"adata.X holds negative values \(such as -3.0\)"),
     "almost integers": (almost, {}, "adata.X holds almost integers.*round"),
     "no cells": (lambda: toy_cells(30)[:0].copy(), {}, "adata has 0 cells and 300 genes"),

@@ -72,7 +72,7 @@ class SharedCounts:
         """Yield rows, and log1p of counts scaled to 10,000 over all genes that are read; of some of these if so asked."""
         columns = None if kept is None or len(kept) == self.selection.shape[1] else kept
         for rows, block in self.matrix.mapped(_log_block, self.selection, columns, size=settings.chunk_size):
-            refuse_state(self.adata, self.matrix, block.state, requires="counts")
+            refuse_state(self.adata, self.matrix, block.state, requires="counts", start=rows.start)
             yield rows, block
 
     def params(self) -> dict[str, Any]:

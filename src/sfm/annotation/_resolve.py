@@ -71,6 +71,9 @@ def _trained(reference: Any) -> Reference:
         from sfm.annotation._celltypist import CellTypistReference
 
         return CellTypistReference.read(reference)
+    if isinstance(reference, str | Path) and Path(reference).suffix in (".h5ad", ".zarr"):
+        msg = f"reference={str(reference)!r} is a file of cells. Read it first: `anndata.read_{Path(reference).suffix[1:]}(...)`."
+        raise ValueError(msg)
     refuse_untrained(reference)
     if isinstance(reference, str | Path | PretrainedCells) or hasattr(reference, "as_pretrained"):
         return NetworkReference(resolve_model(reference))

@@ -77,7 +77,7 @@ def tokenized_blocks(
     function = tokenize_and_count_block if with_totals else tokenize_block
     blocks = matrix.mapped(function, tokenizer, token_ids, size=size, start=start, stop=stop)
     for rows, block in blocks:
-        refuse_state(adata, matrix, block.state, requires=tokenizer.requires)
+        refuse_state(adata, matrix, block.state, requires=tokenizer.requires, start=rows.start)
         yield rows, _with_context(block, tokenizer, adata, rows)
         del block  # or it would be held while the next is made
 
@@ -93,7 +93,7 @@ def _with_context(block: TokenizedBlock, tokenizer: Tokenizer, adata: AnnData, r
 def all_totals(adata: AnnData, matrix: CountMatrix, tokenizer: Tokenizer) -> np.ndarray:
     """Sum the values of each gene over all rows, after the input-state gate."""
     totals = np.zeros(matrix.shape[1])
-    for _, block in matrix.mapped(count_block, tokenizer.requires):
-        refuse_state(adata, matrix, block.state, requires=tokenizer.requires)
+    for rows, block in matrix.mapped(count_block, tokenizer.requires):
+        refuse_state(adata, matrix, block.state, requires=tokenizer.requires, start=rows.start)
         totals += block.totals
     return totals

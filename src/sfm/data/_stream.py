@@ -161,7 +161,7 @@ def stream_cells(
     """
     matrix, alignment = open_matrix(adata, tokenizer, layer=layer, use_raw=use_raw, gene_symbols=gene_symbols)
     if matrix.is_cheap_to_peek:
-        check_input_state(adata, matrix, matrix.head(_PROBE_ROWS), requires=tokenizer.requires)
+        check_input_state(adata, matrix, matrix.head(_PROBE_ROWS), requires=tokenizer.requires, start=0)
     if coverage_is_of_counts(alignment, tokenizer):
         totals = all_totals(adata, matrix, tokenizer)
         alignment = align_genes(matrix.names, tokenizer.vocabulary, totals=totals)

@@ -64,7 +64,7 @@ def embed_on_workers(
     blocks = map_row_blocks(matrix.X, matrix.slot, embed_block, *shared, start=start, stop=stop)
     with cell_bar(None, stop - start, "Embedding") as progress:
         for rows, block in blocks:
-            refuse_state(stream.adata, matrix, block.state, requires=stream.tokenizer.requires)
+            refuse_state(stream.adata, matrix, block.state, requires=stream.tokenizer.requires, start=rows.start)
             kept = slice(max(rows.start, start), min(rows.stop, stop))
             inside = slice(kept.start - rows.start, kept.stop - rows.start)
             progress.update(kept.stop - kept.start)

@@ -9,6 +9,7 @@ from natsort import natsorted
 
 from sfm import _logging as logg
 from sfm._docs import COPY, INPUT, doc_params
+from sfm._keys import slot_name
 from sfm._views import own_data, refuse_copy_of_file
 from sfm.annotation._labels import UNKNOWN
 from sfm.checkpoints._resolve import resolve_model
@@ -89,6 +90,7 @@ def annotate(  # noqa: PLR0913
     """
     from sfm.inference._precision import choose_device
 
+    key = slot_name(key_added, "sentence_label")
     known = _labels_by_name(labels)
     refuse_copy_of_file(adata, copy=copy)
     pretrained = _with_template(resolve_model(model), template)
@@ -104,9 +106,9 @@ def annotate(  # noqa: PLR0913
     answers = _answers(pretrained, cells, max_new_tokens, batch_size, choose_device(device))
     names = [_match(answer, known) for answer in answers]
     adata = own_data(adata, copy=copy)
-    adata.obs[key_added] = pd.Categorical(names, categories=natsorted(set(names)))
-    adata.obs[f"{key_added}_answer"] = pd.Series(answers, index=adata.obs_names, dtype=object)
-    logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, labels (adata.obs)")
+    adata.obs[key] = pd.Categorical(names, categories=natsorted(set(names)))
+    adata.obs[f"{key}_answer"] = pd.Series(answers, index=adata.obs_names, dtype=object)
+    logg.info("    finished", time=start, deep=f"added\n    {key!r}, labels (adata.obs)")
     return adata if copy else None
 
 

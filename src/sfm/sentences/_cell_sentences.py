@@ -6,6 +6,7 @@ import pandas as pd
 
 from sfm import _logging as logg
 from sfm._docs import COPY, INPUT, doc_params
+from sfm._keys import slot_name
 from sfm._views import own_data, refuse_copy_of_file
 from sfm.data import encode_cells
 
@@ -71,6 +72,7 @@ def cell_sentences(
     if n_genes < 2:
         msg = f"n_genes={n_genes!r} leaves no sentence. Pass 2 or more."
         raise ValueError(msg)
+    key = slot_name(key_added, "cell_sentence")
     refuse_copy_of_file(adata, copy=copy)
     start = logg.info("writing cell sentences")
     ranking = CountTokenizer(symbol_vocabulary(species), max_length=n_genes)
@@ -84,6 +86,6 @@ def cell_sentences(
     )
     sentences = ranking.sentences(encoded.cells)
     adata = own_data(adata, copy=copy)
-    adata.obs[key_added] = pd.Series(sentences, index=adata.obs_names, dtype=object)
-    logg.info("    finished", time=start, deep=f"added\n    {key_added!r}, cell sentences (adata.obs)")
+    adata.obs[key] = pd.Series(sentences, index=adata.obs_names, dtype=object)
+    logg.info("    finished", time=start, deep=f"added\n    {key!r}, cell sentences (adata.obs)")
     return adata if copy else None

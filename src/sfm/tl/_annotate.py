@@ -251,7 +251,7 @@ def _refuse_bad_options(
 ) -> None:
     """Raise before anything is computed."""
     for name, value in [("min_confidence", min_confidence), ("max_novelty", max_novelty)]:
-        if value is not None and not 0 <= value <= 1:
+        if value is not None and (isinstance(value, str) or not 0 <= value <= 1):
             msg = f"{name}={value!r} is not between 0 and 1. Pass a probability, or None to reject no cell by it."
             raise ValueError(msg)
     if majority_voting is True:
@@ -261,9 +261,7 @@ def _refuse_bad_options(
     elif majority_voting not in (None, False):
         msg = f"majority_voting={majority_voting!r} is neither True nor the name of a column of adata.obs."
         raise TypeError(msg)
-    if key_added is not None and (not key_added or "/" in key_added):
-        msg = f"key_added={key_added!r} cannot be the name of a slot: it is empty, or has a '/', which files read as a path."
-        raise ValueError(msg)
+    annotation_keys(key_added)  # raises for what no slot can be called
 
 
 def _reference_options(where: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:
