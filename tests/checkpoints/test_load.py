@@ -44,6 +44,11 @@ def test_what_cannot_be_saved_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / "model").exists()
 
 
+def test_no_name_at_all_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"name_or_path=None names no model\. Pass a name from `sfm.list_models\(\)`"):
+        sfm.load(None)
+
+
 def test_weights_hash_changes_with_a_weight() -> None:
     model = toy_model().model
     before = weights_hash(model)

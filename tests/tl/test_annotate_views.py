@@ -11,27 +11,12 @@ import scanpy as sc
 import sfm
 from sfm.datasets import toy_model
 
-from .test_annotate import CELLS, METHODS, TYPES, classifier, labels_of, truth
+from .conftest import CELLS, METHODS, TYPES, classifier, labels_of, truth
 
 if TYPE_CHECKING:
     import anndata as ad
 
     from sfm.checkpoints import PretrainedCells
-
-
-@pytest.fixture(scope="module")
-def model() -> PretrainedCells:
-    return toy_model("values")
-
-
-@pytest.fixture
-def labelled() -> ad.AnnData:
-    return CELLS[:150].copy()
-
-
-@pytest.fixture
-def query() -> ad.AnnData:
-    return CELLS[150:].copy()
 
 
 def annotated(query: ad.AnnData, labelled: ad.AnnData, **options: Any) -> ad.AnnData:
@@ -101,10 +86,17 @@ def test_named_vectors_are_compared_alone(labelled: ad.AnnData, query: ad.AnnDat
     assert params(found)["views"] == "model"
 
 
-def test_vectors_that_are_there_change_nothing_but_the_time(labelled: ad.AnnData, query: ad.AnnData) -> None:
-    expected = annotated(query, labelled)
-    for adata in (query, labelled):
-        sfm.tl.embed(adata)
+@pytest.fixture(scope="module")
+def embedded() -> ad.AnnData:
+    """All cells with vectors of the bundled model, which takes a while."""
+    adata = CELLS.copy()
+    sfm.tl.embed(adata)
+    return adata
+
+
+def test_vectors_that_are_there_change_nothing_but_the_time(embedded: ad.AnnData) -> None:
+    expected = annotated(CELLS[150:].copy(), CELLS[:150].copy())
+    query, labelled = embedded[150:].copy(), embedded[:150].copy()
     found = annotated(query, labelled)
     np.testing.assert_allclose(probabilities(found), probabilities(expected), atol=1e-4)
     assert params(found)["use_rep"] == "X_sfm"
@@ -113,9 +105,8 @@ def test_vectors_that_are_there_change_nothing_but_the_time(labelled: ad.AnnData
 
 
 @pytest.mark.parametrize("side", ["query", "reference"])
-def test_vectors_are_compared_alone_where_counts_are_gone(labelled: ad.AnnData, query: ad.AnnData, side: str) -> None:
-    for adata in (query, labelled):
-        sfm.tl.embed(adata)
+def test_vectors_are_compared_alone_where_counts_are_gone(embedded: ad.AnnData, side: str) -> None:
+    query, labelled = embedded[150:].copy(), embedded[:150].copy()
     without = query if side == "query" else labelled
     sc.pp.normalize_total(without)
     sc.pp.log1p(without)

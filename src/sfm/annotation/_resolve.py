@@ -15,7 +15,7 @@ from sfm.annotation._classifier import CLASSIFIERS
 from sfm.annotation._consensus import Consensus
 from sfm.annotation._finetuned import TRAINERS, FinetunedReference
 from sfm.annotation._labelled import LabelledCells
-from sfm.annotation._labels import read_labels
+from sfm.annotation._labels import UNKNOWN, read_labels
 from sfm.annotation._network import NetworkReference, refuse_untrained
 from sfm.annotation._reference import Reference
 from sfm.annotation._vector_annotator import checked_options
@@ -63,6 +63,9 @@ def resolve_reference(reference: Any, adata: AnnData, options: LabelledOptions) 
         return _labelled(reference, adata, options, methods)
     resolved = _trained(reference)
     _refuse_useless(options, reference)
+    if UNKNOWN in resolved.labels:
+        msg = f"The reference has a label {UNKNOWN!r}, which is also what rejected cells get: the two cannot be told apart."
+        warn(msg)
     return resolved
 
 

@@ -51,6 +51,8 @@ def load(
     ------
     FileNotFoundError
         If a directory is not there or is not a model directory, or files are missing that cannot be downloaded.
+    TypeError
+        If `name_or_path` is neither text nor a path, or an option means nothing to the model.
     ConnectionError
         If a download breaks; the next call continues it.
     ValueError
@@ -68,6 +70,9 @@ def load(
     >>> sfm.load("sfm-mini").tokenizer.name
     'rank'
     """
+    if not isinstance(name_or_path, str | Path):
+        msg = f"name_or_path={name_or_path!r} names no model. Pass a name from `sfm.list_models()`, a directory or a hub id."
+        raise TypeError(msg)
     found = locate(name_or_path, revision=revision, family=family)
     return read_directory(
         found.directory,
