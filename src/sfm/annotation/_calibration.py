@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Calibration = Literal["temperature", "isotonic"]
 
 _N_FOLDS = 5
+_SMALLEST = 1e-12
 
 
 class Temperature:
@@ -83,6 +84,47 @@ class Isotonic:
 CALIBRATIONS: dict[str, type[Temperature | Isotonic]] = {"temperature": Temperature, "isotonic": Isotonic}
 
 
+class CalibratedViews:
+    """Mean probabilities of one classifier in several views of the cells, that mean what they say.
+
+    Each view is calibrated by itself. Their mean is then less certain than it is right, since views err on different
+    cells, and so it is calibrated once more.
+
+    Parameters
+    ----------
+    kind
+        How.
+    n_views
+        Number of views.
+    """
+
+    def __init__(self, kind: Calibration, n_views: int) -> None:
+        self.views = [CALIBRATIONS[kind]() for _ in range(n_views)]
+        self.mean = CALIBRATIONS[kind]() if n_views > 1 else None
+        self.is_fitted = False
+
+    def fit(self, logits: Sequence[np.ndarray], codes: np.ndarray) -> Self:
+        """Learn from held-out cells; without any, probabilities stay what they are."""
+        for view, part in zip(self.views, logits, strict=True):
+            view.fit(part, codes)
+        if self.mean is not None:
+            self.mean.fit(self._log_mean(logits), codes)
+        self.is_fitted = True
+        return self
+
+    def __call__(self, logits: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return probabilities, float32 of shape `(cells, labels)`, and the best labels, which calibration never changes."""
+        if self.mean is None:
+            return self.views[0](logits[0]), logits[0].argmax(axis=1)
+        pooled = self._log_mean(logits)
+        probabilities = self.mean(pooled) if self.is_fitted else np.exp(pooled).astype(np.float32)
+        return probabilities, pooled.argmax(axis=1)
+
+    def _log_mean(self, logits: Sequence[np.ndarray]) -> np.ndarray:
+        by_view = [view(part) for view, part in zip(self.views, logits, strict=True)]
+        return np.log(np.maximum(np.mean(by_view, axis=0, dtype=np.float64), _SMALLEST))
+
+
 @dataclass(frozen=True)
 class CalibrationReport:
     """How good the probabilities of held-out cells are."""
@@ -93,17 +135,24 @@ class CalibrationReport:
     error_before: float
 
 
-def calibration_report(kind: Calibration, logits: Sequence[np.ndarray], codes: np.ndarray) -> CalibrationReport:
-    """Measure the mean probabilities of some classifiers on held-out cells, each calibrated on other ones of these."""
+def calibration_report(
+    kind: Calibration, logits: Sequence[Sequence[np.ndarray]], codes: np.ndarray
+) -> CalibrationReport:
+    """Measure the mean probabilities of some classifiers on held-out cells, each calibrated on other ones of these.
+
+    `logits` has one array for each classifier and each view, of shape `(cells, labels)`.
+    """
     folds = np.random.default_rng(0).permutation(len(codes)) % _N_FOLDS
-    before = np.mean([softmax(part, axis=1) for part in logits], axis=0)
-    after = np.zeros_like(before)
+    before = np.mean([softmax(part, axis=1) for views in logits for part in views], axis=0)
+    after, best = np.zeros_like(before), np.zeros(len(codes), dtype=np.int64)
     for fold in np.unique(folds):
         rest, inside = folds != fold, folds == fold
-        fitted = [CALIBRATIONS[kind]().fit(part[rest], codes[rest]) for part in logits]
-        after[inside] = np.mean([fit(part[inside]) for fit, part in zip(fitted, logits, strict=True)], axis=0)
-    # Calibration never changes the label that a single classifier gives.
-    best = (before if len(logits) == 1 else after).argmax(axis=1)
+        fitted = [
+            CalibratedViews(kind, len(views)).fit([part[rest] for part in views], codes[rest]) for views in logits
+        ]
+        found = [fit([part[inside] for part in views]) for fit, views in zip(fitted, logits, strict=True)]
+        after[inside] = np.mean([probabilities for probabilities, _ in found], axis=0)
+        best[inside] = found[0][1] if len(found) == 1 else after[inside].argmax(axis=1)
     return CalibrationReport(
         n_cells=len(codes),
         accuracy=float((best == codes).mean()),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfm import _logging as logg
-from sfm.annotation._calibration import CALIBRATIONS, calibration_report
+from sfm.annotation._calibration import CalibratedViews, calibration_report
 from sfm.annotation._classifier import CLASSIFIERS
 from sfm.annotation._held_out import hold_out
 from sfm.annotation._novelty import Novelty, Typicality
@@ -25,7 +25,7 @@ class VectorAnnotator:
     """Classifiers of cell vectors, calibrated on held-out reference cells, and the distance from these.
 
     Cells may be given in several views. Each classifier then works on each view by itself, and the probabilities that
-    it finds are averaged.
+    it finds are averaged and calibrated again.
 
     Parameters
     ----------
@@ -60,41 +60,38 @@ class VectorAnnotator:
         self.classifiers = [[new().fit(part, codes, n_labels=n_labels) for part in vectors] for new in make]
         held_out = hold_out(make, vectors, codes, n_labels=n_labels)
         n_held_out = len(held_out.codes)
-        self.calibrators = [[CALIBRATIONS[calibration]() for _ in vectors] for _ in make]
+        self.calibrators = [CalibratedViews(calibration, len(vectors)) for _ in make]
         self.report: dict[str, Any] = {"calibration": calibration, "n_held_out": n_held_out}
         self.novelty: Novelty | None = None
         if n_held_out < _FEW:
             logg.info(f"    only {n_held_out} reference cells could be held out: confidence is hardly calibrated")
         if n_held_out == 0:
             return
-        for calibrators, logits in zip(self.calibrators, held_out.logits, strict=True):
-            for calibrator, part in zip(calibrators, logits, strict=True):
-                calibrator.fit(part, held_out.codes)
+        for calibrator, logits in zip(self.calibrators, held_out.logits, strict=True):
+            calibrator.fit(logits, held_out.codes)
         self.novelty = Novelty(Typicality().fit(vectors[0], codes), held_out.distances)
         self.report |= self._report(calibration, held_out.logits, held_out.codes)
 
     def classify(self, views: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return calibrated probabilities, shape `(methods, cells, n_labels)`, and best labels, `(cells, methods)`."""
-        probabilities, best = [], []
-        for classifiers, calibrators in zip(self.classifiers, self.calibrators, strict=True):
-            logits = [part.logits(views[name]) for part, name in zip(classifiers, self.views, strict=True)]
-            by_view = [calibrator(part) for calibrator, part in zip(calibrators, logits, strict=True)]
-            probabilities.append(np.mean(by_view, axis=0))
-            # Rounding may make the highest probabilities equal, but not the logits that they are made of.
-            best.append((logits[0] if len(logits) == 1 else probabilities[-1]).argmax(axis=1))
-        return np.stack(probabilities), np.stack(best, axis=1)
+        found = [
+            calibrator([part.logits(views[name]) for part, name in zip(classifiers, self.views, strict=True)])
+            for classifiers, calibrator in zip(self.classifiers, self.calibrators, strict=True)
+        ]
+        return np.stack([part for part, _ in found]), np.stack([best for _, best in found], axis=1)
 
     def _report(self, kind: Calibration, logits: list[list[np.ndarray]], codes: np.ndarray) -> dict[str, Any]:
         """Calibration of the mean of all methods, and with several, of each."""
         single = len(self.methods) == 1
         found: dict[str, Any] = {}
-        for name, calibrators, parts in zip(self.methods, self.calibrators, logits, strict=True):
+        for name, calibrator, parts in zip(self.methods, self.calibrators, logits, strict=True):
             suffix = "" if single else f"_{name}"
-            for i, (view, calibrator) in enumerate(zip(self.views, calibrators, strict=True)):
-                found[f"temperature{suffix}" + (f"_{view}" if i else "")] = calibrator.value
-            found |= _plain(calibration_report(kind, parts, codes), suffix)
-        every = [part for parts in logits for part in parts]
-        return found if single else {**found, **_plain(calibration_report(kind, every, codes), "")}
+            for i, (view, fitted) in enumerate(zip(self.views, calibrator.views, strict=True)):
+                found[f"temperature{suffix}" + (f"_{view}" if i else "")] = fitted.value
+            if calibrator.mean is not None:
+                found[f"temperature{suffix}_both"] = calibrator.mean.value
+            found |= _plain(calibration_report(kind, [parts], codes), suffix)
+        return found if single else {**found, **_plain(calibration_report(kind, logits, codes), "")}
 
 
 def _plain(report: Any, suffix: str) -> dict[str, Any]:
