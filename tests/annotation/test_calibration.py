@@ -77,6 +77,14 @@ def test_report_of_several_is_that_of_their_mean() -> None:
     assert two == one
 
 
+@pytest.mark.parametrize("kind", CALIBRATIONS)
+@pytest.mark.parametrize("n_views", [1, 2])
+def test_without_held_out_cells_probabilities_stay_what_they_are(kind: str, n_views: int) -> None:
+    views = [certain_cells(1.0, n_cells=20, seed=seed)[0] for seed in range(n_views)]
+    probabilities, _ = CalibratedViews(kind, n_views)(views)  # type: ignore[arg-type]
+    np.testing.assert_allclose(probabilities, np.mean([softmax(part, axis=1) for part in views], axis=0), atol=1e-5)
+
+
 def views_of(seed: int) -> tuple[list[np.ndarray], np.ndarray]:
     """Two views of the same cells, each with noise of its own."""
     rng = np.random.default_rng(seed)

@@ -14,6 +14,8 @@ from sfm.metrics import expected_calibration_error
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sklearn.isotonic import IsotonicRegression
+
 Calibration = Literal["temperature", "isotonic"]
 
 _N_FOLDS = 5
@@ -52,6 +54,7 @@ class Isotonic:
 
     def __init__(self) -> None:
         self.temperature = Temperature()
+        self.mapping: IsotonicRegression | None = None
 
     @property
     def value(self) -> float:
@@ -71,6 +74,8 @@ class Isotonic:
 
     def __call__(self, logits: np.ndarray) -> np.ndarray:
         """Return probabilities, float32, same shape."""
+        if self.mapping is None:
+            return self.temperature(logits)
         probabilities = softmax(logits.astype(np.float64) / self.value, axis=1)
         rows, best = np.arange(len(logits)), logits.argmax(axis=1)
         after = self.mapping.predict(probabilities[rows, best].astype(np.float32))
@@ -101,7 +106,6 @@ class CalibratedViews:
     def __init__(self, kind: Calibration, n_views: int) -> None:
         self.views = [CALIBRATIONS[kind]() for _ in range(n_views)]
         self.mean = CALIBRATIONS[kind]() if n_views > 1 else None
-        self.is_fitted = False
 
     def fit(self, logits: Sequence[np.ndarray], codes: np.ndarray) -> Self:
         """Learn from held-out cells; without any, probabilities stay what they are."""
@@ -109,7 +113,6 @@ class CalibratedViews:
             view.fit(part, codes)
         if self.mean is not None:
             self.mean.fit(self._log_mean(logits), codes)
-        self.is_fitted = True
         return self
 
     def __call__(self, logits: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -117,8 +120,7 @@ class CalibratedViews:
         if self.mean is None:
             return self.views[0](logits[0]), logits[0].argmax(axis=1)
         pooled = self._log_mean(logits)
-        probabilities = self.mean(pooled) if self.is_fitted else np.exp(pooled).astype(np.float32)
-        return probabilities, pooled.argmax(axis=1)
+        return self.mean(pooled), pooled.argmax(axis=1)
 
     def _log_mean(self, logits: Sequence[np.ndarray]) -> np.ndarray:
         by_view = [view(part) for view, part in zip(self.views, logits, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sfm._matrix import select_matrix
 from sfm._state import input_state
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Views = Literal["both", "model", "expression"]
 
-VIEWS: tuple[Views, ...] = ("both", "model", "expression")
+VIEWS: tuple[Views, ...] = get_args(Views)
 
 _PROBE_ROWS = 256
 
