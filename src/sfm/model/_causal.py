@@ -11,7 +11,7 @@ from sfm.genes import align_genes
 from sfm.model._base import TokenModel
 from sfm.model._generated import PROFILE_CELLS, generated_cells, rank_profile
 from sfm.model._network import Backbone, cell_config, plain_backbone
-from sfm.train._causal_counts import next_gene_module
+from sfm.train._causal import CausalCellModule
 from sfm.train._splitter import registered_tokens
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ class CausalCellModel(TokenModel):
     (5, 300)
     """
 
+    _module_cls = CausalCellModule
+
     def __init__(
         self,
         adata: AnnData | None = None,
@@ -95,7 +97,7 @@ class CausalCellModel(TokenModel):
             **backbone_kwargs,
         }
         network = cell_config(self.tokenizer, backbone, sizes, config=config, is_causal=True, pooling=pooling)
-        self._install(lambda: next_gene_module(network), lora=lora, freeze=freeze)
+        self._install(lambda: self._module_cls(network), lora=lora, freeze=freeze)
         self._model_summary_string = self._summary(network)
         self.rank_profile_: list[float] | None = None
         self.init_params_ = self._get_init_params(locals())

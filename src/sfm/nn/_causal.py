@@ -14,6 +14,7 @@ from sfm.nn._heads import gene_head
 from sfm.nn._losses import mean_cross_entropy
 from sfm.nn._masking import IGNORED
 from sfm.nn._with_head import CellModelWithHead
+from sfm.nn.architectures import get_architecture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,7 +128,7 @@ class CellForCausalLM(CellModelWithHead, GenerationMixin):
             **kwargs,
         )
         hidden = output.last_hidden_state
-        shifted = None if labels is None else _next_labels(labels, attention_mask)
+        following = shifted = None if labels is None else _next_labels(labels, attention_mask)
         if shifted is None:
             kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             hidden = hidden[:, kept]
@@ -135,8 +136,13 @@ class CellForCausalLM(CellModelWithHead, GenerationMixin):
             chosen = shifted != IGNORED
             hidden, shifted = hidden[chosen], shifted[chosen]
         logits = self.head(hidden, self.cell.embedder.genes.weight)
+        loss = None if shifted is None else mean_cross_entropy(logits, shifted)
+        more = get_architecture(self.config.architecture).next_gene_loss
+        if more is not None and following is not None:
+            is_predicted = following[:, :-1] != IGNORED
+            loss = more(self.cell, loss, output.last_hidden_state, input_ids, attention_mask, values, is_predicted)
         return CausalCellOutput(
-            loss=None if shifted is None else mean_cross_entropy(logits, shifted),
+            loss=loss,
             logits=logits,
             past_key_values=output.past_key_values,
             last_hidden_state=output.last_hidden_state,

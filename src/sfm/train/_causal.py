@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from sfm.nn import CellForCausalLM, append_token, causal_labels
 from sfm.nn._masking import IGNORED
 from sfm.train._module import CellModule
@@ -27,14 +29,18 @@ class CausalCellModule(CellModule):
         super().__init__(CellForCausalLM(config))
 
     def make_example(self, minibatch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """End each cell and label all its tokens; see :meth:`CellModule.make_example`."""
+        """End each cell and label its genes and its end; see :meth:`CellModule.make_example`."""
         config = self.network.config
         example = self.inputs(minibatch)
         if config.eos_token_id is not None:
             example = append_token(example, config.eos_token_id, max_length=config.max_position_embeddings)
             longest = int(example["attention_mask"].sum(dim=1).max())
             example = {key: tensor[:, :longest] for key, tensor in example.items()}
-        return {**example, "labels": causal_labels(example["input_ids"], example["attention_mask"])}
+        labels = causal_labels(example["input_ids"], example["attention_mask"])
+        # What a cell starts with is given, be it one token or several.
+        others = [token for token in config.special_token_ids if token != config.eos_token_id]
+        is_start = torch.isin(example["input_ids"], torch.tensor(others, device=labels.device))
+        return {**example, "labels": labels.masked_fill(is_start, IGNORED)}
 
     def n_targets(self, example: dict[str, Tensor]) -> Tensor:
         """Count tokens that have one before them; see :meth:`CellModule.n_targets`."""

@@ -44,6 +44,10 @@ class Architecture:
     """Makes what maps `(hidden, gene_table)` to logits of all tokens. `None`: :class:`GenePredictionHead`."""
     value_head: MakeModule | None = None
     """Makes what maps `(hidden, input_ids)` to expected values. `None`: :class:`ValueHead`."""
+    next_gene_loss: Callable[..., Tensor] | None = None
+    """Maps `(model, gene_loss, hidden, input_ids, attention_mask, values, is_predicted)` to the loss of a model that predicts
+    more than next genes; `gene_loss` is their mean cross-entropy, and `is_predicted` says of each token but the first whether
+    it is among them, shape `(cells, tokens - 1)`. `None`: the cross-entropy alone."""
     negative_log_likelihood: Callable[..., Tensor] | None = None
     """Maps `(model, input_ids, attention_mask, values)` to the mean negative log-likelihood of a gene's count in each
     cell, in nats, shape `(cells,)`; NaN for a cell without genes."""

@@ -172,6 +172,29 @@ def count_losses(
     return losses.masked_fill(~is_gene, 0), is_gene
 
 
+def next_gene_loss(  # noqa: PLR0917
+    model: CellModel,
+    gene_loss: Tensor,
+    states: Tensor,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    values: Tensor,
+    is_predicted: Tensor,
+) -> Tensor:
+    """Return the loss of genes and counts together (Pearce et al. 2025).
+
+    It is the negative log-likelihood of counts plus `gene_loss_weight`, a setting of the published model, times the
+    cross-entropy of genes. Both are sums over the predicted tokens of all cells, divided by the number of these: genes,
+    and the end of each cell, which has no count. A model without a count head learns genes alone.
+    """
+    if getattr(model.readout, "counts", None) is None:
+        return gene_loss
+    losses, _ = count_losses(model, states, input_ids, attention_mask, values)
+    of_counts = (losses * is_predicted).sum() / is_predicted.sum().clamp(min=1)
+    weight: float = model.config.architecture_settings.get("gene_loss_weight", 1.0)
+    return of_counts + weight * gene_loss
+
+
 def negative_log_likelihood(model: CellModel, input_ids: Tensor, attention_mask: Tensor, values: Tensor) -> Tensor:
     """Return the mean negative log-likelihood of a gene's count in each cell, in nats; the authors call it `llh`.
 
@@ -201,5 +224,6 @@ TRANSCRIPTFORMER = Architecture(
     readout=LengthReadout,
     gene_readout=NextGeneReadout,
     gene_head=NextGeneHead,
+    next_gene_loss=next_gene_loss,
     negative_log_likelihood=negative_log_likelihood,
 )
