@@ -37,10 +37,7 @@ OURS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "sfm, model alone": {"views": "model"},
     "sfm, expression alone": {"views": "expression"},
-    "sfm, prototype": {"method": "prototype"},
-    "sfm, logreg": {"method": "logreg"},
-    "sfm, knn and prototype": {"method": ["knn", "prototype"]},
-    "sfm, finetune": {"method": "finetune"},
+    **{f"sfm, {method}": {"method": method} for method in ("knn", "logreg", "lda", "prototype", "finetune")},
 }
 COVERAGES = [0.5, 0.75, 0.9, 0.95]
 IN_THE_FIGURE = [DEFAULT, "PCA and kNN", "scVI and kNN", "scANVI", "CellTypist", "CellTypist, selected genes"]

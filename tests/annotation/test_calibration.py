@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from sfm.annotation._calibration import CALIBRATIONS, CalibratedViews, Temperature, calibration_report
+from sfm.annotation._calibration import CALIBRATIONS, CalibratedMean, Temperature, calibration_report
 from sfm.annotation._classifier import CLASSIFIERS
 from sfm.annotation._held_out import hold_out
 from sfm.metrics import expected_calibration_error
@@ -64,7 +64,7 @@ def test_report_is_not_taken_from_the_cells_that_were_fitted(kind: str) -> None:
     """Labels that have nothing to do with the logits: cells that were fitted would look better than they are."""
     rng = np.random.default_rng(0)
     logits, codes = 4 * rng.standard_normal((500, 2)), rng.integers(2, size=500)
-    report = calibration_report(kind, [[logits]], codes)  # type: ignore[arg-type]
+    report = calibration_report(kind, [logits], codes)  # type: ignore[arg-type]
     assert report.n_cells == 500
     assert report.accuracy == pytest.approx(0.5, abs=0.08)
     assert report.error < 0.12 < report.error_before
@@ -72,37 +72,38 @@ def test_report_is_not_taken_from_the_cells_that_were_fitted(kind: str) -> None:
 
 def test_report_of_several_is_that_of_their_mean() -> None:
     logits, codes = certain_cells(5.0)
-    one = calibration_report("temperature", [[logits]], codes)
-    two = calibration_report("temperature", [[logits], [logits]], codes)
-    assert two == one
+    one = calibration_report("temperature", [logits], codes)
+    two = calibration_report("temperature", [logits, logits], codes)
+    assert (two.accuracy, two.error_before) == (one.accuracy, one.error_before)
+    assert two.error == pytest.approx(one.error, abs=0.005)
 
 
 @pytest.mark.parametrize("kind", CALIBRATIONS)
-@pytest.mark.parametrize("n_views", [1, 2])
-def test_without_held_out_cells_probabilities_stay_what_they_are(kind: str, n_views: int) -> None:
-    views = [certain_cells(1.0, n_cells=20, seed=seed)[0] for seed in range(n_views)]
-    probabilities, _ = CalibratedViews(kind, n_views)(views)  # type: ignore[arg-type]
+@pytest.mark.parametrize("n_judges", [1, 2])
+def test_without_held_out_cells_probabilities_stay_what_they_are(kind: str, n_judges: int) -> None:
+    views = [certain_cells(1.0, n_cells=20, seed=seed)[0] for seed in range(n_judges)]
+    probabilities, _ = CalibratedMean(kind, n_judges)(views)  # type: ignore[arg-type]
     np.testing.assert_allclose(probabilities, np.mean([softmax(part, axis=1) for part in views], axis=0), atol=1e-5)
 
 
-def views_of(seed: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Two views of the same cells, each with noise of its own."""
+def judged(seed: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """What two judges say of the same cells, each with noise of its own."""
     rng = np.random.default_rng(seed)
     codes = rng.integers(4, size=2000)
     return [3 * rng.standard_normal((2000, 4)) + 4 * np.eye(4)[codes] for _ in range(2)], codes
 
 
 @pytest.mark.parametrize("kind", CALIBRATIONS)
-def test_views_that_err_on_different_cells_are_calibrated_together(kind: str) -> None:
-    fitted = CalibratedViews(kind, 2).fit(*views_of(0))  # type: ignore[arg-type]
-    views, codes = views_of(1)
-    probabilities, best = fitted(views)
-    mean = np.mean([view(part) for view, part in zip(fitted.views, views, strict=True)], axis=0)
+def test_judges_that_err_on_different_cells_are_calibrated_together(kind: str) -> None:
+    fitted = CalibratedMean(kind, 2).fit(*judged(0))  # type: ignore[arg-type]
+    logits, codes = judged(1)
+    probabilities, best = fitted(logits)
+    mean = np.mean(fitted.each(logits), axis=0)
     assert np.array_equal(best, mean.argmax(axis=1))
     right = best == codes
     errors = [expected_calibration_error(part[np.arange(2000), best], right) for part in (mean, probabilities)]
     assert errors[1] < 0.03 < errors[0]
-    report = calibration_report(kind, [views], codes)  # type: ignore[arg-type]
+    report = calibration_report(kind, logits, codes)  # type: ignore[arg-type]
     assert report.error < 0.03
     assert report.accuracy == pytest.approx(right.mean(), abs=0.01)
 

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from scipy.special import softmax
+from sklearn.covariance import EmpiricalCovariance
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from sfm.annotation._classifier import CLASSIFIERS
 from sfm.annotation._knn import NearestNeighbors
+from sfm.annotation._lda import LinearDiscriminant
 from sfm.annotation._neighbors import unit_vectors
 from sfm.annotation._prototype import NearestPrototype
 from sfm.annotation._whitening import WithinClassWhitening, class_means, shrunk_covariance
@@ -167,3 +170,24 @@ def test_directions_that_were_never_seen_to_vary_are_trusted_less() -> None:
     sample = np.random.default_rng(0).standard_normal((5, 100)) * np.arange(1, 101)
     shrunk = shrunk_covariance(iter([sample]), n_cells=5, n_dims=100)
     assert np.linalg.cond(shrunk) < 4
+
+
+class Sphere(EmpiricalCovariance):
+    """What the cells of a label are in after whitening."""
+
+    def fit(self, vectors: np.ndarray, y: Any = None) -> Sphere:
+        self._set_covariance(np.eye(vectors.shape[1]))
+        return self
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_discriminant_is_that_of_scikit_learn(reference: Blobs, query: Blobs, balanced: bool) -> None:
+    """With the same covariance; scikit-learn's own is shrunk label by label."""
+    codes = np.where(reference.codes == 3, 0, reference.codes)  # labels of different sizes
+    found = LinearDiscriminant(balanced=balanced).fit(reference.vectors, codes, n_labels=3).logits(query.vectors)
+    white = WithinClassWhitening().fit(reference.vectors, codes)
+    priors = np.full(3, 1 / 3) if balanced else None
+    expected = LinearDiscriminantAnalysis(solver="lsqr", covariance_estimator=Sphere(), priors=priors)
+    expected.fit(white(reference.vectors), codes)
+    probabilities = expected.predict_proba(white(query.vectors))
+    np.testing.assert_allclose(softmax(found, axis=1), probabilities, atol=1e-4)

@@ -31,7 +31,7 @@ def deep_cells(n_cells: int) -> ad.AnnData:
 
 CELLS = deep_cells(220)
 TYPES = ["type 0", "type 1", "type 2"]
-METHODS = ["knn", "logreg", "prototype"]
+METHODS = ["knn", "logreg", "lda", "prototype"]
 
 
 @pytest.fixture(scope="package")
@@ -58,6 +58,12 @@ def truth(adata: ad.AnnData) -> np.ndarray:
 
 def labels_of(adata: ad.AnnData, key: str = "sfm_label") -> np.ndarray:
     return adata.obs[key].to_numpy().astype(str)
+
+
+def sharpened(mean: np.ndarray, adata: ad.AnnData) -> np.ndarray:
+    """Mean probabilities after the temperature that was found for them, which never changes the order of the labels."""
+    probabilities = mean ** (1 / adata.uns["sfm_label"]["params"]["temperature"])
+    return probabilities / probabilities.sum(axis=1, keepdims=True)
 
 
 def classifier(pretrained: PretrainedCells, names: list[str] = TYPES, **config: Any) -> PretrainedCells:

@@ -21,7 +21,7 @@ import sfm
 from sfm.annotation import Prediction
 from sfm.datasets import toy_model
 
-from .conftest import CELLS, METHODS, TYPES, classifier, labels_of, truth
+from .conftest import CELLS, METHODS, TYPES, classifier, labels_of, sharpened, truth
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +106,7 @@ def test_genes_that_one_side_lacks_have_no_influence(
 
 @pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
 @pytest.mark.parametrize(
-    "options", [{}, {"method": METHODS, "min_confidence": 0.7, "label_tree": dict.fromkeys(TYPES, "any")}]
+    "options", [{}, {"method": "knn"}, {"min_confidence": 0.7, "label_tree": dict.fromkeys(TYPES, "any")}]
 )
 def test_only_the_documented_slots_change_and_they_are_saved(
     labelled: ad.AnnData,
@@ -118,7 +118,7 @@ def test_only_the_documented_slots_change_and_they_are_saved(
 ) -> None:
     before, reference_before = query.copy(), labelled.copy()
     sfm.tl.annotate(query, labelled, model=model, **options)
-    assert set(query.obs) == SLOTS | ({"sfm_label_consensus"} if options else set())
+    assert set(query.obs) == SLOTS | (set() if options.get("method") == "knn" else {"sfm_label_consensus"})
     assert set(query.obsm) == {"sfm_label_probabilities"}
     assert set(query.uns) == {"sfm_label"}
     assert not query.layers
@@ -146,7 +146,7 @@ def test_provenance(labelled: ad.AnnData, query: ad.AnnData, model: PretrainedCe
     expected = {
         "reference": "labelled cells",
         "model": model.name,
-        "method": "knn",
+        "method": "knn+logreg+lda",
         "labels_key": "cell_type",
         "labels": TYPES,
         "n_reference_cells": 150,
@@ -165,19 +165,32 @@ def test_provenance(labelled: ad.AnnData, query: ad.AnnData, model: PretrainedCe
     assert all(v is None or isinstance(v, bool | int | float | str | list) for v in params.values())
 
 
-def test_several_methods_vote(labelled: ad.AnnData, query: ad.AnnData, model: PretrainedCells) -> None:
+@pytest.mark.parametrize("views", ["both", "model"])
+def test_several_methods_vote(labelled: ad.AnnData, query: ad.AnnData, model: PretrainedCells, views: Any) -> None:
     each = []
     for method in METHODS:
-        sfm.tl.annotate(query, labelled, model=model, method=method)
+        sfm.tl.annotate(query, labelled, model=model, method=method, views=views)
         each.append((labels_of(query), query.obsm["sfm_label_probabilities"].to_numpy()))
     assert "sfm_label_consensus" not in query.obs
-    sfm.tl.annotate(query, labelled, model=model, method=METHODS)
+    sfm.tl.annotate(query, labelled, model=model, method=METHODS, views=views)
     votes = np.array([labels for labels, _ in each]) == labels_of(query)
     np.testing.assert_allclose(query.obs["sfm_label_consensus"], votes.mean(axis=0), atol=1e-6)
-    mean = np.mean([probabilities for _, probabilities in each], axis=0)
-    np.testing.assert_allclose(query.obsm["sfm_label_probabilities"], mean, atol=1e-5)
-    sfm.tl.annotate(query, labelled, model=model)
+    probabilities = query.obsm["sfm_label_probabilities"].to_numpy()
+    if views == "model":  # with both, what is averaged was not seen yet
+        mean = np.mean([part for _, part in each], axis=0)
+        np.testing.assert_allclose(probabilities, sharpened(mean, query), atol=1e-4)
+    sfm.tl.annotate(query, labelled, model=model, method="knn")
     assert "sfm_label_consensus" not in query.obs
+
+
+def test_three_methods_vote_by_default(labelled: ad.AnnData, query: ad.AnnData, model: PretrainedCells) -> None:
+    sfm.tl.annotate(query, labelled, model=model)
+    sfm.tl.annotate(query, labelled, model=model, method=["knn", "logreg", "lda"], key_added="named")
+    assert np.array_equal(query.obsm["named_probabilities"], query.obsm["sfm_label_probabilities"])
+    assert query.uns["sfm_label"] == query.uns["named"]
+    accuracy = {key: value for key, value in query.uns["named"]["params"].items() if key.startswith("held_out_acc")}
+    assert set(accuracy) == {"held_out_accuracy", *(f"held_out_accuracy_{name}" for name in ("knn", "logreg", "lda"))}
+    assert min(accuracy.values()) > 0.7
 
 
 def test_rejection_leaves_confidence_and_probabilities(
@@ -295,7 +308,7 @@ def test_copy_view_and_key(labelled: ad.AnnData, query: ad.AnnData, model: Pretr
     with pytest.warns(UserWarning, match="view"):
         sfm.tl.annotate(view, labelled, model=model, key_added="type")
     assert np.array_equal(labels_of(view, "type"), labels_of(result)[:20])
-    assert set(view.obs) == {"type", "type_confidence", "type_novelty"}
+    assert set(view.obs) == {"type", "type_confidence", "type_novelty", "type_consensus"}
     assert set(view.uns) == {"type"}
 
 

@@ -117,16 +117,23 @@ CASES: dict[str, Case] = {
     "method option": (
         query,
         reference,
-        {"method_kwargs": {"k": 3}},
+        {"method": "knn", "method_kwargs": {"k": 3}},
         TypeError,
         "'k', which method='knn' does not take",
+    ),
+    "options of one of three": (
+        query,
+        reference,
+        {"method_kwargs": {"n_neighbors": 3}},
+        TypeError,
+        "here 'knn', 'logreg', 'lda', pass a dictionary for each by its name",
     ),
     "options by method": (
         query,
         reference,
         {"method": ["knn", "logreg"], "method_kwargs": {"n_neighbors": 3}},
         TypeError,
-        r"method_kwargs\['n_neighbors'\]: with several methods, pass a dictionary for each",
+        r"method_kwargs\['n_neighbors'\]: with several methods, here 'knn', 'logreg', pass a dictionary for each",
     ),
     "calibration": (query, reference, {"calibration": "platt"}, ValueError, "Unknown calibration='platt'"),
     "clusters": (query, reference, {"majority_voting": "leiden"}, KeyError, "majority_voting='leiden': did not find"),
@@ -277,7 +284,9 @@ def test_a_label_with_one_cell_can_be_given() -> None:
     values[7] = "rare"
     adata = CELLS[7:8].copy()
     with pytest.warns(UserWarning, match="have one reference cell only"):
-        sfm.tl.annotate(adata, with_labels(values), model=MODEL, method_kwargs={"n_neighbors": 1})
+        sfm.tl.annotate(
+            adata, with_labels(values), model=MODEL, method=["knn", "lda"], method_kwargs={"knn": {"n_neighbors": 1}}
+        )
     assert adata.obs["sfm_label"].to_list() == ["rare"]
     assert adata.uns["sfm_label"]["params"]["n_held_out"] == 39
 

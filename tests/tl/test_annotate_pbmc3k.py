@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
@@ -10,6 +10,8 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 import sfm
+from sfm.annotation._classifier import CLASSIFIERS
+from sfm.annotation._resolve import DEFAULT_METHODS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,12 +29,12 @@ def pbmc3k(shared_data: Path) -> ad.AnnData:
     return adata
 
 
-@pytest.mark.parametrize(("method", "accuracy"), [("knn", 0.9), ("logreg", 0.9), ("prototype", 0.9)])
-def test_types_are_found_and_confidence_means_what_it_says(pbmc3k: ad.AnnData, method: str, accuracy: float) -> None:
+@pytest.mark.parametrize("method", [*CLASSIFIERS.names(), DEFAULT_METHODS])
+def test_types_are_found_and_confidence_means_what_it_says(pbmc3k: ad.AnnData, method: Any) -> None:
     reference, query = pbmc3k[:600].copy(), pbmc3k[600:].copy()
     sfm.tl.annotate(query, reference, labels_key=LABELS, method=method)
     truth, labels = (query.obs[key].astype(str) for key in (LABELS, "sfm_label"))
-    assert (truth == labels).mean() > accuracy
+    assert (truth == labels).mean() > 0.9
     assert f1_score(truth, labels, average="macro") > 0.8
     error = sfm.metrics.expected_calibration_error(query.obs["sfm_label_confidence"], truth == labels)
     assert error < 0.05

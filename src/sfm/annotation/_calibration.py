@@ -89,42 +89,51 @@ class Isotonic:
 CALIBRATIONS: dict[str, type[Temperature | Isotonic]] = {"temperature": Temperature, "isotonic": Isotonic}
 
 
-class CalibratedViews:
-    """Mean probabilities of one classifier in several views of the cells, that mean what they say.
+class CalibratedMean:
+    """Mean probabilities of several judges of the same cells, that mean what they say.
 
-    Each view is calibrated by itself. Their mean is then less certain than it is right, since views err on different
-    cells, and so it is calibrated once more.
+    A judge is one classifier in one view of the cells, and is calibrated by itself. The mean of all is then less certain
+    than it is right, since they err on different cells, and so it is calibrated once more.
 
     Parameters
     ----------
     kind
         How.
-    n_views
-        Number of views.
+    n_judges
+        Number of judges.
     """
 
-    def __init__(self, kind: Calibration, n_views: int) -> None:
-        self.views = [CALIBRATIONS[kind]() for _ in range(n_views)]
-        self.mean = CALIBRATIONS[kind]() if n_views > 1 else None
+    def __init__(self, kind: Calibration, n_judges: int) -> None:
+        self.judges = [CALIBRATIONS[kind]() for _ in range(n_judges)]
+        self.mean = CALIBRATIONS[kind]() if n_judges > 1 else None
+
+    @property
+    def value(self) -> float:
+        """The last temperature."""
+        return (self.mean or self.judges[0]).value
 
     def fit(self, logits: Sequence[np.ndarray], codes: np.ndarray) -> Self:
         """Learn from held-out cells; without any, probabilities stay what they are."""
-        for view, part in zip(self.views, logits, strict=True):
-            view.fit(part, codes)
+        for judge, part in zip(self.judges, logits, strict=True):
+            judge.fit(part, codes)
         if self.mean is not None:
-            self.mean.fit(self._log_mean(logits), codes)
+            self.mean.fit(self._log_mean(self.each(logits)), codes)
         return self
+
+    def each(self, logits: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return the calibrated probabilities of each judge, float32 of shape `(cells, labels)`."""
+        return [judge(part) for judge, part in zip(self.judges, logits, strict=True)]
 
     def __call__(self, logits: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Return probabilities, float32 of shape `(cells, labels)`, and the best labels, which calibration never changes."""
         if self.mean is None:
-            return self.views[0](logits[0]), logits[0].argmax(axis=1)
-        pooled = self._log_mean(logits)
+            return self.judges[0](logits[0]), logits[0].argmax(axis=1)
+        pooled = self._log_mean(self.each(logits))
         return self.mean(pooled), pooled.argmax(axis=1)
 
-    def _log_mean(self, logits: Sequence[np.ndarray]) -> np.ndarray:
-        by_view = [view(part) for view, part in zip(self.views, logits, strict=True)]
-        return np.log(np.maximum(np.mean(by_view, axis=0, dtype=np.float64), _SMALLEST))
+    @staticmethod
+    def _log_mean(probabilities: Sequence[np.ndarray]) -> np.ndarray:
+        return np.log(np.maximum(np.mean(probabilities, axis=0, dtype=np.float64), _SMALLEST))
 
 
 @dataclass(frozen=True)
@@ -137,24 +146,18 @@ class CalibrationReport:
     error_before: float
 
 
-def calibration_report(
-    kind: Calibration, logits: Sequence[Sequence[np.ndarray]], codes: np.ndarray
-) -> CalibrationReport:
-    """Measure the mean probabilities of some classifiers on held-out cells, each calibrated on other ones of these.
+def calibration_report(kind: Calibration, logits: Sequence[np.ndarray], codes: np.ndarray) -> CalibrationReport:
+    """Measure the mean probabilities of judges on held-out cells, calibrated on other ones of these.
 
-    `logits` has one array for each classifier and each view, of shape `(cells, labels)`.
+    `logits` has one array for each judge, of shape `(cells, labels)`.
     """
     folds = np.random.default_rng(0).permutation(len(codes)) % _N_FOLDS
-    before = np.mean([softmax(part, axis=1) for views in logits for part in views], axis=0)
+    before = np.mean([softmax(part, axis=1) for part in logits], axis=0)
     after, best = np.zeros_like(before), np.zeros(len(codes), dtype=np.int64)
     for fold in np.unique(folds):
         rest, inside = folds != fold, folds == fold
-        fitted = [
-            CalibratedViews(kind, len(views)).fit([part[rest] for part in views], codes[rest]) for views in logits
-        ]
-        found = [fit([part[inside] for part in views]) for fit, views in zip(fitted, logits, strict=True)]
-        after[inside] = np.mean([probabilities for probabilities, _ in found], axis=0)
-        best[inside] = found[0][1] if len(found) == 1 else after[inside].argmax(axis=1)
+        fitted = CalibratedMean(kind, len(logits)).fit([part[rest] for part in logits], codes[rest])
+        after[inside], best[inside] = fitted([part[inside] for part in logits])
     return CalibrationReport(
         n_cells=len(codes),
         accuracy=float((best == codes).mean()),

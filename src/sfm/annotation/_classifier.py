@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+# Logit of a label that had no cell to learn from, below those of the others.
+IMPOSSIBLE = -30.0
+
+
 class VectorClassifier(ABC):
     """Assigns labels to cell vectors; the settings are the arguments of the class."""
 
@@ -42,6 +46,7 @@ CLASSIFIERS = Registry(
     "method",
     {
         "knn": "sfm.annotation._knn:NearestNeighbors",
+        "lda": "sfm.annotation._lda:LinearDiscriminant",
         "logreg": "sfm.annotation._logreg:LogisticRegression",
         "prototype": "sfm.annotation._prototype:NearestPrototype",
     },

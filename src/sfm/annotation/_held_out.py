@@ -36,7 +36,8 @@ def hold_out(
 ) -> HeldOut:
     """Fit on all reference cells but a fold, and classify the fold, for each of some folds.
 
-    A view is vectors of all cells, shape `(cells, dims)`; each classifier works on each view by itself. The only cell of a label is never held out. Of large references a random part is, in proportion to the labels.
+    A view is vectors of all cells, shape `(cells, dims)`; each classifier works on each view by itself. The only cell of a
+    label is never held out. Of large references a random part is, in proportion to the labels.
     """
     folds = _stratified_folds(codes)
     rows = np.flatnonzero(folds >= 0)

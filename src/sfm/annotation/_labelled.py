@@ -69,16 +69,16 @@ class LabelledCells:
         )
         self.found = {**cells.found, "views": "both" if len(cells.query) > 1 else next(iter(cells.query))}
         self.found |= annotator.report
-        probabilities, votes = annotator.classify(cells.query)
+        found = annotator.classify(cells.query)
         vectors = next(iter(cells.query.values()))
         return Prediction(
-            probabilities=probabilities.mean(axis=0),
+            probabilities=found.probabilities,
             novelty=None if annotator.novelty is None else annotator.novelty(vectors),
             vectors=vectors,
             params=cells.params,
-            codes=votes[:, 0] if len(self.methods) == 1 else None,
+            codes=found.best,
             is_empty=cells.is_empty,
-            votes=votes,
+            votes=found.votes,
         )
 
     def params(self) -> dict[str, Any]:

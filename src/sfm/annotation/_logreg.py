@@ -4,11 +4,9 @@ from typing import Self
 
 import numpy as np
 
-from sfm.annotation._classifier import VectorClassifier
+from sfm.annotation._classifier import IMPOSSIBLE, VectorClassifier
 from sfm.annotation._whitening import WithinClassWhitening
 
-# Logit of a label that had no cell to learn from.
-_IMPOSSIBLE = -30.0
 _MAX_ITERATIONS = 1000
 
 
@@ -42,6 +40,6 @@ class LogisticRegression(VectorClassifier):
 
     def logits(self, vectors: np.ndarray) -> np.ndarray:
         """Return the logarithm of the probabilities, shape `(cells, n_labels)`."""
-        logits = np.full((len(vectors), self.n_labels), _IMPOSSIBLE, dtype=np.float32)
+        logits = np.full((len(vectors), self.n_labels), IMPOSSIBLE, dtype=np.float32)
         logits[:, self.regression.classes_] = self.regression.predict_log_proba(self.whitening(vectors))
         return logits

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from sfm.annotation._calibration import Calibration
     from sfm.annotation._cell_views import Views
 
-Method = Literal["knn", "logreg", "prototype", "finetune"]
+Method = Literal["knn", "logreg", "lda", "prototype", "finetune"]
+
+# Chosen on development sets, whose labels are of clusters and of gates: they err on different cells.
+DEFAULT_METHODS: tuple[Method, ...] = ("knn", "logreg", "lda")
 
 _ACCEPTED = (
     "a labelled AnnData, a `sfm.model.CellClassifier`, the result of `sfm.load`, a directory or hub id of a classifier, "
@@ -42,7 +45,7 @@ class LabelledOptions:
 
     labels_key: str = "cell_type"
     model: Any = None
-    method: Method | Sequence[Method] = "knn"
+    method: Method | Sequence[Method] = DEFAULT_METHODS
     method_kwargs: dict[str, Any] | None = None
     use_rep: str | None = None
     views: Views | None = None
@@ -162,8 +165,9 @@ def _options_by_method(methods: list[str], options: dict[str, Any] | None) -> di
         wrong = [name for name in options if name not in methods or not isinstance(options[name], dict)]
         if wrong:
             msg = (
-                f"method_kwargs[{wrong[0]!r}]: with several methods, pass a dictionary for each by its name, such as "
-                f"method_kwargs={{{methods[0]!r}: {{...}}}}."
+                f"method_kwargs[{wrong[0]!r}]: with several methods, here {', '.join(map(repr, methods))}, pass a dictionary "
+                f"for each by its name, such as method_kwargs={{{methods[0]!r}: {{...}}}}, or choose one, such as "
+                f"method={methods[0]!r}."
             )
             raise TypeError(msg)
         by_method = options

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from sfm import _logging as logg
-from sfm.annotation._calibration import CalibratedViews, calibration_report
+from sfm.annotation._calibration import CalibratedMean, calibration_report
 from sfm.annotation._classifier import CLASSIFIERS
 from sfm.annotation._held_out import hold_out
 from sfm.annotation._novelty import Novelty, Typicality
@@ -21,11 +21,22 @@ if TYPE_CHECKING:
 _FEW = 50
 
 
+class Judgement(NamedTuple):
+    """What cells are found to be."""
+
+    probabilities: np.ndarray
+    """Calibrated, float32 of shape `(cells, n_labels)`."""
+    best: np.ndarray
+    """Number of the best label of each cell, shape `(cells,)`."""
+    votes: np.ndarray
+    """Number of the label that each method would choose by itself, shape `(cells, methods)`."""
+
+
 class VectorAnnotator:
     """Classifiers of cell vectors, calibrated on held-out reference cells, and the distance from these.
 
-    Cells may be given in several views. Each classifier then works on each view by itself, and the probabilities that
-    it finds are averaged and calibrated again.
+    Cells may be given in several views. Each classifier then works on each view by itself, and all probabilities are
+    averaged and calibrated again.
 
     Parameters
     ----------
@@ -60,46 +71,52 @@ class VectorAnnotator:
         self.classifiers = [[new().fit(part, codes, n_labels=n_labels) for part in vectors] for new in make]
         held_out = hold_out(make, vectors, codes, n_labels=n_labels)
         n_held_out = len(held_out.codes)
-        self.calibrators = [CalibratedViews(calibration, len(vectors)) for _ in make]
+        self.calibrated = CalibratedMean(calibration, len(make) * len(vectors))
         self.report: dict[str, Any] = {"calibration": calibration, "n_held_out": n_held_out}
         self.novelty: Novelty | None = None
         if n_held_out < _FEW:
             logg.info(f"    only {n_held_out} reference cells could be held out: confidence is hardly calibrated")
         if n_held_out == 0:
             return
-        for calibrator, logits in zip(self.calibrators, held_out.logits, strict=True):
-            calibrator.fit(logits, held_out.codes)
+        logits = [part for parts in held_out.logits for part in parts]
+        self.calibrated.fit(logits, held_out.codes)
         self.novelty = Novelty(Typicality().fit(vectors[0], codes), held_out.distances)
-        self.report |= self._report(calibration, held_out.logits, held_out.codes)
+        self.report |= self._report(calibration, logits, held_out.codes)
 
-    def classify(self, views: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return calibrated probabilities, shape `(methods, cells, n_labels)`, and best labels, `(cells, methods)`."""
-        found = [
-            calibrator([part.logits(views[name]) for part, name in zip(classifiers, self.views, strict=True)])
-            for classifiers, calibrator in zip(self.classifiers, self.calibrators, strict=True)
+    def classify(self, views: dict[str, np.ndarray]) -> Judgement:
+        """Judge cells, given in the same views."""
+        logits = [
+            part.logits(views[name]) for parts in self.classifiers for name, part in zip(self.views, parts, strict=True)
         ]
-        return np.stack([part for part, _ in found]), np.stack([best for _, best in found], axis=1)
+        probabilities, best = self.calibrated(logits)
+        return Judgement(probabilities, best, self._votes(logits, best))
 
-    def _report(self, kind: Calibration, logits: list[list[np.ndarray]], codes: np.ndarray) -> dict[str, Any]:
-        """Calibration of the mean of all methods, and with several, of each."""
-        single = len(self.methods) == 1
-        found: dict[str, Any] = {}
-        for name, calibrator, parts in zip(self.methods, self.calibrators, logits, strict=True):
-            suffix = "" if single else f"_{name}"
-            for i, (view, fitted) in enumerate(zip(self.views, calibrator.views, strict=True)):
-                found[f"temperature{suffix}" + (f"_{view}" if i else "")] = fitted.value
-            if calibrator.mean is not None:
-                found[f"temperature{suffix}_both"] = calibrator.mean.value
-            found |= _plain(calibration_report(kind, [parts], codes), suffix)
-        return found if single else {**found, **_plain(calibration_report(kind, logits, codes), "")}
+    def _votes(self, logits: list[np.ndarray], best: np.ndarray) -> np.ndarray:
+        """Which label each method would choose by itself, shape `(cells, methods)`."""
+        if len(self.methods) == 1:
+            return best[:, None]
+        if len(self.views) == 1:
+            return np.stack([part.argmax(axis=1) for part in logits], axis=1)
+        n_cells, n_labels = logits[0].shape
+        each = np.reshape(self.calibrated.each(logits), (len(self.methods), len(self.views), n_cells, n_labels))
+        return each.mean(axis=1).argmax(axis=2).T
 
-
-def _plain(report: Any, suffix: str) -> dict[str, Any]:
-    return {
-        f"expected_calibration_error{suffix}": report.error,
-        f"expected_calibration_error_before{suffix}": report.error_before,
-        f"held_out_accuracy{suffix}": report.accuracy,
-    }
+    def _report(self, kind: Calibration, logits: list[np.ndarray], codes: np.ndarray) -> dict[str, Any]:
+        """Temperatures of all and of each judge, and how good the probabilities of held-out cells are."""
+        found: dict[str, Any] = {"temperature": self.calibrated.value}
+        if len(logits) > 1:
+            names = [f"temperature_{method}_{view}" for method in self.methods for view in self.views]
+            found |= {name: judge.value for name, judge in zip(names, self.calibrated.judges, strict=True)}
+        if len(self.methods) > 1:
+            votes = self._votes(logits, codes)
+            right = (votes == codes[:, None]).mean(axis=0).tolist()
+            found |= {f"held_out_accuracy_{name}": share for name, share in zip(self.methods, right, strict=True)}
+        report = calibration_report(kind, logits, codes)
+        return found | {
+            "expected_calibration_error": report.error,
+            "expected_calibration_error_before": report.error_before,
+            "held_out_accuracy": report.accuracy,
+        }
 
 
 def checked_options(name: str, options: dict[str, Any]) -> dict[str, Any]:

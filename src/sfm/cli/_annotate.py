@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfm._keys import annotation_keys
+from sfm.annotation._resolve import DEFAULT_METHODS
 from sfm.cli._output import show
 from sfm.cli._results import write_results
 from sfm.data._open import open_cells
@@ -50,5 +51,5 @@ def run(args: Namespace) -> None:
 def _methods(given: list[str] | None) -> Any:
     """One method, or several that vote."""
     if not given:
-        return "knn"
+        return DEFAULT_METHODS
     return given[0] if len(given) == 1 else given

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_METHODS = ("knn", "logreg", "prototype", "finetune")
+_METHODS = ("knn", "logreg", "lda", "prototype", "finetune")
 _VIEWS = ("both", "model", "expression")
 
 
@@ -76,7 +76,10 @@ def _add_annotate(command: ArgumentParser) -> None:
     )
     _add_model(command)
     command.add_argument(
-        "--method", choices=_METHODS, action="append", help="how labels are found (default: knn); several vote"
+        "--method",
+        choices=_METHODS,
+        action="append",
+        help="how labels are found (default: knn, logreg and lda); several vote",
     )
     command.add_argument("--views", choices=_VIEWS, help="what cells are compared by (default: both)")
     command.add_argument("--min-confidence", type=float, metavar="P", help="cells below are 'unknown'")

@@ -13,7 +13,7 @@ from sfm.annotation._clusters import expression_vectors, over_clusters, refuse_w
 from sfm.annotation._decision import decide
 from sfm.annotation._labels import UNKNOWN
 from sfm.annotation._overlap import warn_if_far
-from sfm.annotation._resolve import LabelledOptions, resolve_reference
+from sfm.annotation._resolve import DEFAULT_METHODS, LabelledOptions, resolve_reference
 from sfm.annotation._tree import LabelHierarchy
 from sfm.annotation._voting import clusters_from_obs
 from sfm.data._encode import _refuse_other_types
@@ -44,7 +44,7 @@ def annotate(  # noqa: PLR0913
     *,
     labels_key: str = "cell_type",
     model: str | Path | PretrainedCells | ModelProtocol | None = None,
-    method: Method | Sequence[Method] = "knn",
+    method: Method | Sequence[Method] = DEFAULT_METHODS,
     method_kwargs: dict[str, Any] | None = None,
     use_rep: str | None = None,
     views: Views | None = None,
@@ -90,13 +90,14 @@ def annotate(  # noqa: PLR0913
     method
         How labels are found in an AnnData. `"knn"`: votes of the nearest reference cells by cosine similarity, found
         exactly, with a small share for similarity to the mean of each label. `"logreg"`: multinomial logistic
-        regression. `"prototype"`: cosine similarity to the mean of each label alone. `"finetune"`: `model` is made a
-        classifier and trained on the reference. All but the last compare cells after whitening by the covariance within
-        labels. With several, the label is that of the highest mean probability.
+        regression. `"lda"`: linear discriminant analysis. `"prototype"`: cosine similarity to the mean of each label.
+        `"finetune"`: `model` is made a classifier and trained on the reference. All but the last compare cells after
+        whitening by the covariance within labels. With several, as by default, the label is that of the highest mean
+        probability.
     method_kwargs
         Options of the method: `n_neighbors`, `weight_of_means` and `whiten` for `"knn"`, `C` and `balanced` for
-        `"logreg"`, `whiten` for `"prototype"`, arguments of `CellClassifier.from_pretrained` and `train` for
-        `"finetune"`. With several methods a dictionary of such dictionaries, by method.
+        `"logreg"`, `balanced` for `"lda"`, `whiten` for `"prototype"`, arguments of `CellClassifier.from_pretrained` and
+        `train` for `"finetune"`. With several methods a dictionary of such dictionaries, by method.
     use_rep
         Slot of `obsm` with vectors of both sides, instead of embedding them now. They must have been made by
         :func:`sfm.tl.embed` with the same model and settings. By default `"X_sfm"` is used if both sides have it and
@@ -148,8 +149,8 @@ def annotate(  # noqa: PLR0913
         Share of reference cells that are at most as far from the rest of the reference; 1 is further than all. Not
         written if the reference cannot tell.
     `adata.obs['sfm_label_consensus' | key_added + '_consensus']` : :class:`numpy.ndarray` (dtype `float32`)
-        Share of the votes for the label: of methods, or with `majority_voting` of the cells of the cluster and methods.
-        Written only with several methods or `majority_voting`.
+        Share of the votes for the label: of methods, as popV counts them, or with `majority_voting` of the cells of the
+        cluster and methods. Not written if there is one method and no `majority_voting`.
     `adata.obsm['sfm_label_probabilities' | key_added + '_probabilities']` : :class:`pandas.DataFrame` (dtype `float32`)
         Calibrated probability of each label of the reference, one column per label; in its name `|` stands for `/`,
         which zarr does not allow.
