@@ -107,7 +107,7 @@ def chosen(paths: list[str], *, all_of_them: bool) -> list[int]:
     new = [i for i, path in enumerate(paths) if path.endswith(".new")]
     last_part = max(i for i in new if "/part-" in paths[i])
     finished = max(new) + 5  # "ready" is written, and the output gets its name
-    return sorted({*range(last_part, finished, max((finished - last_part) // 4, 1)), *range(finished - 5, finished)})
+    return sorted({*range(last_part, finished, max((finished - last_part) // 2, 1)), *range(finished - 5, finished)})
 
 
 def parts_of(out: Path) -> list[Path]:
@@ -125,7 +125,7 @@ def any_moment(folder: Path, suffix: str, seed: str) -> dict[str, object]:
     rng = random.Random(int(seed))
     n_kills, early, parts = 0, False, []
     while True:
-        longest = duration * (0.3 if n_kills < 20 else 3)
+        longest = duration * (0.3 if n_kills < 8 else 3)
         status = in_child(lambda: embed_file(cells, MODEL, out), kill_after=rng.uniform(0.1, 1) * longest)
         if status != KILLED:
             break

@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import shutil
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import h5py
 import numpy as np
 import pytest
+import scanpy as sc
 import zarr
 from scipy import sparse
 
@@ -21,6 +23,7 @@ from sfm.files._embed_file import embed_file
 from sfm.files._lock import only_writer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from sfm.checkpoints import PretrainedCells
@@ -202,12 +205,96 @@ def test_parts_of_another_run_are_refused_and_may_be_discarded(
     assert np.array_equal(read(out).obsm["X_sfm"], embedded(toy_cells(300), other).obsm["X_sfm"])
 
 
-def test_parts_of_a_changed_input_are_refused(h5ad: Path, model: PretrainedCells, interrupted: Path) -> None:
+def test_parts_of_another_input_are_refused(h5ad: Path, model: PretrainedCells, interrupted: Path) -> None:
     with pytest.raises(OSError, match="Could not read"):
         embed_file(h5ad, model)
-    written(toy_cells(300, seed=1), h5ad)
-    with pytest.raises(ValueError, match="another run: input changed is .*input size is"):
+    with pytest.raises(ValueError, match="another run: input path is '.*whole.h5ad', was '.*cells.h5ad'"):
+        embed_file(interrupted, model, h5ad.with_name("cells_embedded.h5ad"))
+
+
+def broken_off(cells: Path, model: PretrainedCells) -> ad.AnnData:
+    """Cells of which all windows but the last were embedded; they are stored with a value that is no count."""
+    sfm.settings.window_size = 64
+    whole = toy_cells(300)  # more than are looked at beforehand
+    adata = whole.copy()
+    adata.X.data[-1] = 0.5
+    rewritten(adata, cells)
+    with pytest.raises(ValueError, match=r"raw counts are needed.*kept in '.*parts'.*Mend the file, and run the same"):
+        embed_file(cells, model)
+    assert len(list(cells.parent.glob("*.parts/part-*"))) == 4
+    return whole
+
+
+def rewritten(adata: ad.AnnData, path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    written(adata, path)
+
+
+@pytest.fixture
+def log() -> Iterator[StringIO]:
+    before = sc.settings.verbosity, sc.settings.logfile
+    sc.settings.verbosity, sc.settings.logfile = 2, StringIO()
+    yield sc.settings.logfile
+    sc.settings.verbosity, sc.settings.logfile = before
+
+
+def test_a_run_goes_on_once_its_input_is_mended(cells: Path, model: PretrainedCells, log: StringIO) -> None:
+    whole = broken_off(cells, model)
+    whole.obs["note"] = "mended"
+    rewritten(whole, cells)
+    out = embed_file(cells, model)
+    assert "resumed: 256 of 300 cells were finished before" in log.getvalue()
+    assert digest(out) == digest(embed_file(cells, model, cells.with_name(f"at_once{cells.suffix}")))
+    assert (read(out).obs["note"] == "mended").all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "n_kept"), [("a cell", 3), ("all cells", 0), ("fewer cells", 2), ("a gene's name", 0)]
+)
+def test_cells_that_changed_are_computed_anew(h5ad: Path, model: PretrainedCells, changed: str, n_kept: int) -> None:
+    whole = broken_off(h5ad, model)
+    match changed:
+        case "a cell":
+            whole.X.data[whole.X.indptr[70]] += 70
+        case "all cells":
+            whole = toy_cells(300, seed=1)
+        case "fewer cells":
+            whole = whole[:150].copy()
+        case "a gene's name":
+            whole.var_names = ["of no gene" if name == "ACTB" else name for name in whole.var_names]
+    rewritten(whole, h5ad)
+    with pytest.warns(UserWarning, match=rf"was changed after 4 parts .* finished. {n_kept} of them are kept"):
+        out = embed_file(h5ad, model)
+    assert digest(out) == digest(embed_file(h5ad, model, h5ad.with_name("at_once.h5ad")))
+    assert names(h5ad.parent) == {h5ad.name, out.name, "at_once.h5ad"}
+
+
+def test_parts_stay_as_long_as_the_input_is_not_mended(h5ad: Path, model: PretrainedCells) -> None:
+    whole = broken_off(h5ad, model)
+    worse = whole.copy()
+    worse.X.data[0] = 0.5
+    rewritten(worse, h5ad)
+    with pytest.raises(ValueError, match="raw counts are needed"):
         embed_file(h5ad, model)
+    rewritten(whole, h5ad)
+    parts = h5ad.with_name("cells_embedded.h5ad.parts")
+    assert len(list(parts.glob("part-*"))) == 4
+    embed_file(h5ad, model)
+    assert not parts.exists()
+
+
+def test_an_input_that_changes_meanwhile_is_refused_until_the_next_call(h5ad: Path, model: PretrainedCells) -> None:
+    at_once = digest(embed_file(h5ad, model, h5ad.with_name("at_once.h5ad")))
+    embedder: Any = model.model.get_submodule("cell.embedder")
+    hook = embedder.register_forward_pre_hook(lambda *_: os.utime(h5ad, ns=(0, 0)))
+    try:
+        with pytest.raises(
+            ValueError, match="changed while it was read: input changed is 0, .*Run the same call again"
+        ):
+            embed_file(h5ad, model)
+    finally:
+        hook.remove()
+    assert digest(embed_file(h5ad, model)) == at_once
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 3000, None], ids=["emptied", "zeros", "one byte"])

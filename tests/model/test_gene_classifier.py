@@ -209,7 +209,7 @@ def test_other_labels_get_a_new_head(model: GeneClassifier) -> None:
     adata.var["kind"] = adata.var["kind"].replace("mitochondrial", "mtDNA")
     other = GeneClassifier.from_pretrained(model, adata, gene_labels_key="kind")
     assert other.labels == ["cytoplasmic", "mtDNA", "ribosomal"]
-    with pytest.raises(RuntimeError, match="head of this classifier is new"):
+    with pytest.raises(RuntimeError, match="head of this GeneClassifier is new"):
         other.predict_genes()
 
 
@@ -268,7 +268,7 @@ def test_a_single_gene_is_never_held_out() -> None:
 
 
 def test_untrained_models_do_not_predict(model: GeneClassifier) -> None:
-    with pytest.raises(RuntimeError, match="train the model first"):
+    with pytest.raises(RuntimeError, match="its labels would be random. Call `train` first"):
         model.predict_genes()
     with pytest.raises(RuntimeError, match="its labels would be random. Call `train` first"):
         sfm.tl.annotate_genes(toy_cells(20), model)

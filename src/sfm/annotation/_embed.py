@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfm._matrix import select_matrix
-from sfm.data import encode_cells, stream_cells
+from sfm.data import stream_cells
 from sfm.genes import align_genes
 from sfm.inference import _cells as inference
-from sfm.inference._cells import is_empty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from sfm.checkpoints import PretrainedCells
-    from sfm.data._encode import EncodedCells
     from sfm.genes import GeneVocabulary
     from sfm.inference._cells import CellVectors
     from sfm.tokenizers import TokenizedCells, Tokenizer
@@ -75,15 +73,6 @@ def known_genes(adata: AnnData, vocabulary: GeneVocabulary, where: dict[str, Any
     """Token ids of the genes of `adata` that a vocabulary knows, sorted."""
     token_ids = align_genes(select_matrix(adata, **where).names, vocabulary).token_ids
     return np.unique(token_ids[token_ids >= 0])
-
-
-def encode(
-    adata: AnnData, pretrained: PretrainedCells, where: dict[str, Any], *, genes: np.ndarray | None = None
-) -> tuple[EncodedCells, np.ndarray]:
-    """Tokenize cells, from some genes only if so asked; and say which cells are empty."""
-    tokenizer: Any = SharedGenes(pretrained.tokenizer, genes)
-    encoded = encode_cells(adata, tokenizer, **where, model_name=f"Model {pretrained.name!r}")
-    return encoded, is_empty(encoded.cells, pretrained.tokenizer)
 
 
 def embed_cells(

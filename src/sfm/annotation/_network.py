@@ -1,21 +1,26 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import torch
 from scipy.special import softmax
 
-from sfm.annotation._embed import encode
+from sfm.annotation._embed import SharedGenes
 from sfm.annotation._reference import Prediction
+from sfm.data import stream_cells
 from sfm.inference import classify_tokens
-from sfm.inference._cells import compute_params
+from sfm.inference._cells import compute_params, is_empty
+from sfm.inference._precision import choose_precision
+from sfm.inference._windows import over_windows
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from sfm.checkpoints import PretrainedCells
     from sfm.inference._precision import Precision
+    from sfm.tokenizers import TokenizedCells
 
 
 class NetworkReference:
@@ -53,22 +58,32 @@ class NetworkReference:
         device: str | torch.device = "auto",
         precision: Precision = "auto",
     ) -> Prediction:
-        """Annotate cells, as :meth:`sfm.annotation.Reference.predict` says."""
-        where = {"layer": layer, "use_raw": use_raw, "gene_symbols": gene_symbols}
-        compute: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
-        encoded, is_empty = encode(adata, self.pretrained, where, genes=self.genes)
-        logits, vectors = classify_tokens(
-            self.network, encoded.cells, pad_id=self.pretrained.vocabulary.pad_id, **compute
-        )
-        ran = compute_params(self.pretrained, **compute)
-        return Prediction(
-            probabilities=softmax(logits.astype(np.float64) / self.temperature, axis=1).astype(np.float32),
-            novelty=self._novelty(vectors),
-            vectors=vectors,
-            params={**encoded.params(), "precision": ran["precision"], "device": ran["device"]},
-            codes=logits.argmax(axis=1),
-            is_empty=is_empty,
-        )
+        """Annotate cells, as :meth:`sfm.annotation.Reference.predict` says; tokens are made window by window."""
+        where: dict[str, Any] = {"layer": layer, "use_raw": use_raw, "gene_symbols": gene_symbols}
+        in_precision = choose_precision(precision, device)
+        tokenizer: Any = SharedGenes(self.pretrained.tokenizer, self.genes)
+        stream = stream_cells(adata, tokenizer, **where, model_name=f"Model {self.pretrained.name!r}")
+        run = partial(classify_tokens, self.network, pad_id=self.pretrained.vocabulary.pad_id, precision=in_precision)
+        windows = over_windows(run, self.network, stream, doing="Annotating", batch_size=batch_size, device=device)
+        found: dict[str, Any] = {}
+        for rows, cells, outputs in windows:
+            for name, part in self._classified(cells, *outputs).items():
+                if name not in found:
+                    found[name] = np.empty((stream.n_obs, *part.shape[1:]), dtype=part.dtype)
+                found[name][rows] = part
+        ran = compute_params(self.pretrained, device=device, precision=in_precision)
+        return Prediction(**found, params={**stream.params(), "precision": ran["precision"], "device": ran["device"]})
+
+    def _classified(self, cells: TokenizedCells, logits: np.ndarray, vectors: np.ndarray) -> dict[str, np.ndarray]:
+        """What a :class:`Prediction` says of some cells."""
+        novelty = self._novelty(vectors)
+        return {
+            "probabilities": softmax(logits.astype(np.float64) / self.temperature, axis=1).astype(np.float32),
+            "vectors": vectors,
+            "codes": logits.argmax(axis=1),
+            "is_empty": is_empty(cells, self.pretrained.tokenizer),
+            **({} if novelty is None else {"novelty": novelty}),
+        }
 
     @property
     def temperature(self) -> float:
@@ -89,7 +104,7 @@ class NetworkReference:
 
 
 def refuse_untrained(model: object) -> None:
-    """Raise if a model is a classifier whose head is still random."""
+    """Raise if a model is a classifier, of cells or of genes, whose head is still random."""
     if not getattr(model, "head_is_trained_", True):
         msg = f"The head of this {type(model).__name__} is new, and its labels would be random. Call `train` first."
         raise RuntimeError(msg)

@@ -62,7 +62,8 @@ def embed_file(  # noqa: PLR0913
     The file is read in windows of :attr:`sfm.settings.window_size <sfm.settings>` cells, so that memory does not grow with
     their number. The vectors of each window are stored in the folder `<out>.parts` as soon as they are computed. A run
     that is killed, at whatever moment, loses one window at most: the same call goes on after the last one, and its output
-    is the same to the byte as if there had been no interruption. Vectors are those of :func:`sfm.tl.embed`.
+    is the same to the byte as if there had been no interruption. Where the input was changed in between, as to mend it,
+    the vectors of windows whose cells are as they were are kept. Vectors are those of :func:`sfm.tl.embed`.
 
     Parameters
     ----------
@@ -90,8 +91,8 @@ def embed_file(  # noqa: PLR0913
         Write all that the input holds as well; `out` must then have its format. Otherwise `out` holds `obs` and what
         is listed below.
     overwrite
-        Replace `out` if it exists, and parts of a run with other cells, another model or other options. Parts of the
-        same run are used all the same.
+        Replace `out` if it exists, and parts of a run with another input file, another model or other options. Parts of
+        the same run are used all the same.
     dry_run
         Write nothing, and return what the run would cost.
 
@@ -121,8 +122,8 @@ def embed_file(  # noqa: PLR0913
     TypeError
         If `model` is nothing that can embed.
     ValueError
-        If `out` is the input or not of a known format; if there are parts of a run with other cells, another model or
-        other options; and for what :func:`sfm.tl.embed` raises it.
+        If `out` is the input or not of a known format; if there are parts of a run with another input file, another
+        model or other options; and for what :func:`sfm.tl.embed` raises it. What was finished is kept.
 
     Examples
     --------

@@ -26,9 +26,14 @@ def writing(paths: FilePaths) -> Iterator[None]:
 
 @contextmanager
 def reading(paths: FilePaths) -> Iterator[None]:
-    """Say which file could not be read, and what is kept."""
+    """Say which file could not be read, and what is kept when cells are refused."""
     try:
         yield
+    except ValueError as error:
+        if not paths.any_finished():
+            raise
+        msg = f"{error} {_kept(paths)}Mend the file, and run the same call again."
+        raise ValueError(msg) from error
     except (OSError, RuntimeError) as error:
         msg = (
             f"Could not read all cells of {str(paths.source)!r} ({_cause(error)}). {_kept(paths)}The file may be truncated "

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sfm.tokenizers import TokenizedCells
 
 Fingerprint = dict[str, dict[str, Any]]
 
@@ -23,6 +26,19 @@ def describe_input(source: Path, shape: tuple[int, int]) -> dict[str, Any]:
         "n_obs": shape[0],
         "n_vars": shape[1],
     }
+
+
+def hash_tokens(cells: TokenizedCells) -> str:
+    """Return a hash of all that a model is shown of cells."""
+    digest = hashlib.sha256(cells.indptr.tobytes())
+    for array in (cells.input_ids, cells.values):
+        digest.update(b"" if array is None else array.tobytes())
+    return digest.hexdigest()
+
+
+def without_content(run: Fingerprint) -> Fingerprint:
+    """Return a fingerprint that says of the input where it is, and not what it holds."""
+    return {**run, "input": {"path": run.get("input", {}).get("path")}}
 
 
 def differences(now: Fingerprint, before: Fingerprint) -> list[str]:

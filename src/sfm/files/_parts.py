@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from sfm.files._paths import PARTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     import numpy as np
@@ -32,6 +32,8 @@ class Part:
     """Float32 of shape `(cells, dims)`."""
     n_empty: int
     """Cells without a count on a known gene."""
+    tokens_hash: str
+    """What :func:`~sfm.files._fingerprint.hash_tokens` says of the cells."""
 
     @property
     def stop(self) -> int:
@@ -76,6 +78,7 @@ class EmbeddingParts:
         about = {
             "start": str(part.start),
             "n_empty": str(part.n_empty),
+            "tokens": part.tokens_hash,
             "sha256": hashlib.sha256(part.vectors.tobytes()).hexdigest(),
         }
         write_whole(self._file(part.start), save({"vectors": part.vectors}, metadata=about))
@@ -91,13 +94,20 @@ class EmbeddingParts:
         sound = about.get("sha256") == hashlib.sha256(vectors.tobytes()).hexdigest()
         if not sound or about["start"] != str(start) or len(vectors) != n_cells:
             return None
-        return Part(start, vectors, int(about["n_empty"]))
+        return Part(start, vectors, int(about["n_empty"]), about.get("tokens", ""))
+
+    def finished(self) -> list[slice]:
+        """Rows that sound parts hold, as few slices as possible."""
+        return self._rows(are_finished=True)
 
     def missing(self) -> list[slice]:
         """Rows that no sound part holds, as few slices as possible."""
+        return self._rows(are_finished=False)
+
+    def _rows(self, *, are_finished: bool) -> list[slice]:
         found: list[slice] = []
         for start in range(0, self.n_obs, self.window_size):
-            if self.read(start) is not None:
+            if (self.read(start) is not None) != are_finished:
                 continue
             stop = min(start + self.window_size, self.n_obs)
             adjoins = found and found[-1].stop == start
@@ -115,18 +125,28 @@ class EmbeddingParts:
 
     def begun(self) -> bool:
         """Whether any part was stored."""
-        return any(self.folder.glob(PARTS))
+        return bool(self._stored())
 
     def bytes_left(self) -> int:
         """Bytes that are still to be written: parts, and the vectors of all of them once more."""
-        stored = [path.stat().st_size for path in self.folder.glob(PARTS)]
+        stored = [path.stat().st_size for path in self._stored()]
         n_parts = -(-self.n_obs // self.window_size)
         return max(stored) * (2 * n_parts - len(stored))
 
+    def keep(self, starts: Collection[int]) -> int:
+        """Remove all parts but those that begin at some rows, and return how many were removed."""
+        stale = self._stored() - {self._file(start) for start in starts}
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
+
     def clear(self) -> None:
         """Remove what belongs to the run; files of others stay."""
-        for path in [*self.folder.glob(PARTS), self.folder / _RUN, *self.folder.glob(f"*{_NEW}")]:
+        for path in [*self._stored(), self.folder / _RUN, *self.folder.glob(f"*{_NEW}")]:
             path.unlink(missing_ok=True)
+
+    def _stored(self) -> set[Path]:
+        return set(self.folder.glob(PARTS))
 
     def _file(self, start: int) -> Path:
         return self.folder / PARTS.replace("*", f"{start:012d}")

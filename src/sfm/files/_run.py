@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from sfm import _logging as logg
+from sfm._warn import warn
 from sfm.files._assembly import remove_assembled
 from sfm.files._errors import reading, refuse_small_disk, writing
-from sfm.files._fingerprint import describe_input, differences
+from sfm.files._fingerprint import describe_input, differences, hash_tokens, without_content
 from sfm.files._parts import EmbeddingParts, Part
 from sfm.inference import embed_tokens
 from sfm.inference._cells import PACKAGES, compute_params, embedding_params, is_empty, report_constant, report_empty
@@ -65,20 +66,38 @@ class FileRun:
     def begin(self, parts: EmbeddingParts, fingerprint: Fingerprint, *, overwrite: bool) -> None:
         """Go on with parts that are there; raise if they are of another run, unless they may be overwritten."""
         before = parts.run()
-        changed = [] if before is None else differences(fingerprint, before)
-        if changed and not overwrite:
-            msg = (
-                f"{str(self.paths.parts)!r} holds parts of another run: {'; '.join(changed)}. Run that call again to "
-                "finish it, or pass overwrite=True to start anew."
-            )
-            raise ValueError(msg)
-        if changed:
-            parts.clear()
-            logg.info(f"    removed the parts of another run ({'; '.join(changed)})")
+        if before is not None and before != fingerprint:
+            changed = differences(without_content(fingerprint), without_content(before))
+            if not changed:
+                self._remove_stale(parts)
+            elif overwrite:
+                parts.clear()
+                logg.info(f"    removed the parts of another run ({'; '.join(changed)})")
+            else:
+                msg = (
+                    f"{str(self.paths.parts)!r} holds parts of another run: {'; '.join(changed)}. Run that call again to "
+                    "finish it, or pass overwrite=True to start anew."
+                )
+                raise ValueError(msg)
         remove_assembled(self.paths)
-        if changed or before is None:
+        if before != fingerprint:
             with writing(self.paths):
                 parts.begin(fingerprint)
+
+    def _remove_stale(self, parts: EmbeddingParts) -> None:
+        """Remove the parts of cells that are not in the input as they were, now that it was changed."""
+        logg.info(f"    {str(self.paths.source)!r} was changed: comparing its cells with those of finished parts")
+        kept = set()
+        for rows, cells in self._windows(parts.finished()):
+            part = parts.read(rows.start)
+            if part is not None and part.tokens_hash == hash_tokens(cells):
+                kept.add(rows.start)
+        n_removed = parts.keep(kept)
+        if n_removed:
+            warn(
+                f"{str(self.paths.source)!r} was changed after {len(kept) + n_removed} parts of the embedding were "
+                f"finished. {len(kept)} of them are kept, since their cells are as they were; the others are computed anew."
+            )
 
     def embed(self, parts: EmbeddingParts) -> None:
         """Compute all parts that are missing."""
@@ -113,7 +132,7 @@ class FileRun:
             self.pretrained.model, cells, pad_id=self.pretrained.vocabulary.pad_id, **self.compute, **kwargs
         )
         n_empty = int(is_empty(cells, self.pretrained.tokenizer).sum())
-        return Part(rows.start, np.ascontiguousarray(vectors), n_empty)
+        return Part(rows.start, np.ascontiguousarray(vectors), n_empty, hash_tokens(cells))
 
     def refuse_small_disk(self, parts: EmbeddingParts) -> None:
         """Raise if it can be seen that parts or output will not fit on the disk."""
@@ -127,8 +146,8 @@ class FileRun:
         changed = differences({"input": describe_input(self.paths.source, self.shape)}, {"input": fingerprint["input"]})
         if changed:
             msg = (
-                f"{str(self.paths.source)!r} was changed while it was read: {'; '.join(changed)}. Run the call again with "
-                "overwrite=True, to start anew."
+                f"{str(self.paths.source)!r} was changed while it was read: {'; '.join(changed)}. Run the same call again; "
+                "the cells that changed are computed anew."
             )
             raise ValueError(msg)
 

@@ -20,14 +20,14 @@ def finetuned_classifier(
     train_kwargs: dict[str, Any] | None = None,
     **kwargs: Any,
 ) -> PretrainedCells:
-    """Make a classifier of a pretrained model and train it on labelled cells, into which scvi-tools writes.
+    """Make a classifier of a pretrained model and train it on labelled cells, which are changed.
 
     Parameters
     ----------
     pretrained
         The model to start from.
     adata
-        Counts and labels.
+        Counts and labels. scvi-tools writes into it, and the counts are let go once they are tokens.
     labels_key
         Column of `adata.obs` with the labels.
     max_epochs
@@ -42,5 +42,6 @@ def finetuned_classifier(
     The trained network with its tokenizer.
     """
     model = CellClassifier.from_pretrained(pretrained, adata, labels_key=labels_key, **kwargs)
+    adata.X = None  # training reads tokens alone
     model.train(max_epochs, **(train_kwargs or {}))
     return replace(model.as_pretrained(), name=f"{pretrained.name} (finetuned)")

@@ -7,6 +7,7 @@ import pandas as pd
 
 from sfm._docs import INPUT, doc_params
 from sfm._matrix import select_matrix
+from sfm.annotation._network import refuse_untrained
 from sfm.genes import align_genes
 from sfm.model._base import TokenModel
 from sfm.model._gene_labels import label_codes, ordered_labels, read_gene_labels, warn_of_single_genes
@@ -169,10 +170,7 @@ class GeneLabelledModel(TokenModel):
         RuntimeError
             If the head has not been trained.
         """
-        self._check_if_trained(warn=False)
-        if not self.head_is_trained_:
-            msg = "The head of this classifier is new, and its predictions would be random. Call `train` first."
-            raise RuntimeError(msg)
+        refuse_untrained(self)
         cells = self._cells(adata)
         data = self.adata if adata is None else adata
         args = self.registry["setup_args"]

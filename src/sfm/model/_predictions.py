@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from sfm.annotation._network import refuse_untrained
 from sfm.inference import classify_tokens, embed_tokens
 from sfm.model._labelled import LabelledModel
 from sfm.model._pairs import as_pairs
@@ -130,16 +131,10 @@ class LabelPredictions(LabelledModel):
         if self.sample_key is None:
             msg = "Labels of this model are those of cells. Weights of cells need setup_anndata(..., sample_key=)."
             raise ValueError(msg)
-        self._refuse_untrained_head()
+        refuse_untrained(self)
         rows = self._rows(adata, indices)
         _, weights, _ = self._pool(adata, rows, batch_size=None)
         return pd.Series(weights, index=self._data(adata).obs_names[rows], name="cell_weight")
-
-    def _refuse_untrained_head(self) -> None:
-        self._check_if_trained(warn=False)
-        if not self.head_is_trained_:
-            msg = "The head of this classifier is new, and its predictions would be random. Call `train` first."
-            raise RuntimeError(msg)
 
     def _data(self, adata: AnnData | None) -> AnnData:
         if adata is None and self.adata is None:
@@ -156,7 +151,7 @@ class LabelPredictions(LabelledModel):
 
     def _probabilities(self, adata: AnnData | None, rows: np.ndarray, *, batch_size: int | None) -> pd.DataFrame:
         """Calibrated probabilities, one row per cell or sample."""
-        self._refuse_untrained_head()
+        refuse_untrained(self)
         logits, names = self._logits(adata, rows, batch_size=batch_size)
         scores = torch.from_numpy(logits) / float(self._network.temperature)  # type: ignore[arg-type]
         return pd.DataFrame(scores.softmax(dim=1).numpy(), index=names, columns=self.labels)

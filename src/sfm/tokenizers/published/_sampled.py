@@ -18,6 +18,8 @@ from sfm.tokenizers.published._content import content_seeds, hashed_keys, sample
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import torch
+
     from sfm.genes import GeneVocabulary
 
     #: Token ids and values of the genes of one cell.
@@ -128,6 +130,15 @@ class SampledBinTokenizer(Tokenizer):
 
 def _not_none(values: np.ndarray | None) -> np.ndarray:
     return np.empty(0) if values is None else values
+
+
+def loader_generator(seed: int) -> torch.Generator:
+    """Return torch's generator as it is once a data loader has drawn its own seed from it."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    torch.empty((), dtype=torch.int64).random_(generator=generator)
+    return generator
 
 
 def genes_of(counts: sparse.csr_matrix, gene_ids: np.ndarray, row: int) -> CellTokens:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from sfm.tokenizers._value_kernels import quantile_bins
-from sfm.tokenizers.published._sampled import SampledBinTokenizer, genes_of
+from sfm.tokenizers.published._sampled import SampledBinTokenizer, genes_of, loader_generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,41 +28,16 @@ class ScGPTTokenizer(SampledBinTokenizer):
     ----------
     vocabulary
         The genes and their token ids.
-    max_length
-        Most tokens of a cell, special tokens included. Bins are those among all genes of the cell, cut ones included.
-    prepend_cls
-        Whether each cell starts with the token `<cls>`.
-    n_bins
-        Number of bins, that of zero included.
-    reference
-        Reproduce the original implementation, with the random numbers that it draws.
-    seed
-        Seed of these random numbers.
     cls_value
         Value of the token `<cls>`: -2 when scGPT embeds cells, 0 when it is fine-tuned.
+    options
+        Further arguments of :class:`SampledBinTokenizer`.
     """
 
     name: ClassVar[str] = "scgpt"
 
-    def __init__(
-        self,
-        vocabulary: GeneVocabulary,
-        *,
-        max_length: int = 1200,
-        prepend_cls: bool = True,
-        n_bins: int = 51,
-        reference: bool = False,
-        seed: int = 0,
-        cls_value: float = -2.0,
-    ) -> None:
-        super().__init__(
-            vocabulary,
-            max_length=max_length,
-            prepend_cls=prepend_cls,
-            n_bins=n_bins,
-            reference=reference,
-            seed=seed,
-        )
+    def __init__(self, vocabulary: GeneVocabulary, *, cls_value: float = -2.0, **options: Any) -> None:
+        super().__init__(vocabulary, **options)
         self.cls_value = float(cls_value)
 
     def cell_values(self, counts: np.ndarray, indptr: np.ndarray) -> np.ndarray:
@@ -75,8 +50,7 @@ class ScGPTTokenizer(SampledBinTokenizer):
         import torch
 
         draws = np.random.RandomState(self.seed)
-        permutations = torch.Generator().manual_seed(self.seed)
-        torch.empty((), dtype=torch.int64).random_(generator=permutations)  # the loader's own seed
+        permutations = loader_generator(self.seed)
         counts = counts.sorted_indices()
         for row in range(counts.shape[0]):
             ids, values = genes_of(counts, gene_ids, row)

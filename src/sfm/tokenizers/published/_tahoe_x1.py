@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from sfm.tokenizers.published._quantiles import bucketized
-from sfm.tokenizers.published._sampled import SampledBinTokenizer, genes_of
+from sfm.tokenizers.published._sampled import SampledBinTokenizer, genes_of, loader_generator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,20 +29,14 @@ class TahoeX1Tokenizer(SampledBinTokenizer):
     vocabulary
         The genes and their token ids.
     max_length
-        Most tokens of a cell, special tokens included. Bins are those among all genes of the cell, cut ones included.
-    prepend_cls
-        Whether each cell starts with the token `<cls>`, whose value is -2.
-    n_bins
-        Number of bins, that of zero included.
+        As for :class:`SampledBinTokenizer`.
     right_binning
         Whether a count that equals an edge is in the bin above it.
     n_unbinned
         With `reference=True`, how many genes of each cell keep their counts and are never cut: one in models that were
         made to read a drug there, and read no drug.
-    reference
-        Reproduce the original implementation, with the random numbers that it draws.
-    seed
-        Seed of these random numbers.
+    options
+        Further arguments of :class:`SampledBinTokenizer`.
     """
 
     name: ClassVar[str] = "tahoe_x1"
@@ -52,16 +46,11 @@ class TahoeX1Tokenizer(SampledBinTokenizer):
         vocabulary: GeneVocabulary,
         *,
         max_length: int = 2048,
-        prepend_cls: bool = True,
-        n_bins: int = 51,
         right_binning: bool = False,
         n_unbinned: int = 0,
-        reference: bool = False,
-        seed: int = 0,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            vocabulary, max_length=max_length, prepend_cls=prepend_cls, n_bins=n_bins, reference=reference, seed=seed
-        )
+        super().__init__(vocabulary, max_length=max_length, **options)
         self.right_binning = bool(right_binning)
         self.n_unbinned = int(n_unbinned)
 
@@ -73,8 +62,7 @@ class TahoeX1Tokenizer(SampledBinTokenizer):
         """Yield all stored genes in their order."""
         import torch
 
-        permutations = torch.Generator().manual_seed(self.seed)
-        torch.empty((), dtype=torch.int64).random_(generator=permutations)  # the loader's own seed
+        permutations = loader_generator(self.seed)
         first = self.n_unbinned
         for row in range(counts.shape[0]):
             ids, values = genes_of(counts, gene_ids, row)
