@@ -11,10 +11,13 @@ demo: export HF_HUB_OFFLINE := 1
 demo: .venv/installed
 	$(BIN)/python scripts/demo.py
 
-# One thread per process, because two processes share the cores.
+# One thread per process, because two processes share the cores. Slow files are first (tests/conftest.py), and stay so.
+# Without the plug-ins of other packages, whose modules pytest would rewrite in each process.
 test: export OMP_NUM_THREADS := 1
+test: export PYTEST_DISABLE_PLUGIN_AUTOLOAD := 1
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadscope --durations=60 --durations-min=5
+	$(BIN)/python -m pytest -p xdist -p hypothesispytest -n 2 --dist loadscope --no-loadscope-reorder \
+		--durations=60 --durations-min=5
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -22,7 +25,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 docs: .venv/installed-doc
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python -m sphinx -j 2 -W --keep-going -q -b html docs docs/_build/html
 
 bench: .venv/installed
 	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,19 @@ ROOT = Path(__file__).parents[1]
 # No deadline: the first example pays for compilation. Derandomised, so that every run tests the same examples.
 settings.register_profile("sfm", deadline=None, derandomize=True)
 settings.load_profile("sfm")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first, so that no process begins one of them when the others have nothing left."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from looking, at the start of each training, at the million objects of imports."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from sfm.checkpoints import PretrainedCells
+    from sfm.genes import GeneVocabulary
 
 __all__ = ["toy_cells", "toy_model"]
 
@@ -45,11 +47,7 @@ def toy_cells(n_cells: int = 100, *, n_genes: int = 300, seed: int = 0) -> AnnDa
     """
     from anndata import AnnData
 
-    from sfm.checkpoints._catalogue import DEFAULT_MODEL, bundled_path
-    from sfm.checkpoints._files import VOCABULARY
-    from sfm.genes import GeneVocabulary
-
-    vocabulary = GeneVocabulary.load(bundled_path(DEFAULT_MODEL) / VOCABULARY)
+    vocabulary = _vocabulary()
     expression = np.asarray(vocabulary.expression)
     top = np.argsort(-expression, kind="stable")[:n_genes]
     share = expression[top] / expression[top].sum()
@@ -101,17 +99,23 @@ def toy_model(
     import torch
 
     from sfm.checkpoints import PretrainedCells
-    from sfm.checkpoints._catalogue import DEFAULT_MODEL, bundled_path
-    from sfm.checkpoints._files import VOCABULARY
-    from sfm.genes import GeneVocabulary
     from sfm.nn import CellConfig, CellForMaskedLM, backbone_config
     from sfm.tokenizers import get_tokenizer
 
-    vocabulary = GeneVocabulary.load(bundled_path(DEFAULT_MODEL) / VOCABULARY)
-    chosen = get_tokenizer(tokenizer)(vocabulary, max_length=max_length)
+    chosen = get_tokenizer(tokenizer)(_vocabulary(), max_length=max_length)
     sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = CellConfig.for_tokenizer(chosen, backbone_config(backbone, max_length=max_length, **sizes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = CellForMaskedLM(config).eval()
     return PretrainedCells(model, chosen, name=f"toy {backbone} ({tokenizer})")
+
+
+@cache
+def _vocabulary() -> GeneVocabulary:
+    """Genes of the bundled model, read once."""
+    from sfm.checkpoints._catalogue import DEFAULT_MODEL, bundled_path
+    from sfm.checkpoints._files import VOCABULARY
+    from sfm.genes import GeneVocabulary
+
+    return GeneVocabulary.load(bundled_path(DEFAULT_MODEL) / VOCABULARY)

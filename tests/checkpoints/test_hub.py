@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,10 +77,8 @@ def tree(files: dict[str, Path]) -> list[dict[str, object]]:
     return [{"type": "file", "path": name, "size": path.stat().st_size, "oid": COMMIT} for name, path in files.items()]
 
 
-@pytest.fixture
-def repositories(tmp_path: Path) -> Path:
+def make_repositories(folder: Path) -> None:
     """A model of sfm's own, and Geneformer's repository with what should and what should not be fetched."""
-    folder = tmp_path / "repositories"
     toy_model().save_pretrained(folder / "lab" / "toy")
     for file in ("evil.pkl", "last.ckpt", "modeling.py"):
         (folder / "lab" / "toy" / file).write_bytes(b"never fetched")
@@ -97,11 +96,10 @@ def repositories(tmp_path: Path) -> Path:
     shutil.copytree(GENEFORMER / "model", folder / "lab" / "finetuned")
     shutil.copytree(GENEFORMER / "dicts", folder / "lab" / "finetuned", dirs_exist_ok=True)
     (folder / "lab" / "finetuned" / "model.safetensors").unlink()
-    return folder
 
 
-@pytest.fixture
-def hub(repositories: Path) -> Iterator[str]:
+@contextmanager
+def serve(repositories: Path) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), make_handler(repositories))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -150,65 +148,93 @@ def fetched(home: Path, repository: str) -> set[str]:
     return set(contents(folder))
 
 
-def test_a_repository_in_our_layout(hub: str, tmp_path: Path) -> None:
-    online, other, revision, broken = attempts(
-        ("lab/toy",), ("lab/other",), ("lab/toy", "v9"), ("lab/broken",), home=tmp_path / "home", HF_ENDPOINT=hub
-    )
-    assert online == ["lab/toy", COMMIT, toy_model().params()["weights_hash"]]
-    assert fetched(tmp_path / "home", "lab/toy") == {
-        "config.json",
-        "model.safetensors",
-        "vocabulary.json",
-        "cell_tokenizer.json",
-    }
-    assert other.startswith("FileNotFoundError: Could not fetch 'lab/other' from")
-    assert revision.startswith("FileNotFoundError: Could not fetch 'lab/toy' at revision 'v9'")
-    assert broken.startswith("ConnectionError: The download of 'lab/broken' from the Hugging Face hub broke")
-
-    offline, other = attempts(("lab/toy",), ("lab/other",), home=tmp_path / "home", HF_HUB_OFFLINE="1")
-    assert offline == online
-    assert other.startswith("FileNotFoundError: Could not fetch 'lab/other'")
-    assert "HF_HUB_OFFLINE forbids downloads" in other
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
 
 
-def test_a_published_repository_by_name_and_by_id(hub: str, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    direct = sfm.load(GENEFORMER / "model").params()["weights_hash"]
-    by_name, by_id, finetuned, nothing, folder, top = attempts(
+@pytest.fixture(scope="module")
+def online(home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], Any]:
+    """What comes of each call where there is a server; one process makes all of them, since each has to import torch."""
+    repositories = tmp_path_factory.mktemp("repositories")
+    make_repositories(repositories)
+    calls = [
+        ("lab/toy",),
+        ("lab/other",),
+        ("lab/toy", "v9"),
+        ("lab/broken",),
         ("geneformer-v1-10m",),
         (V1,),
         ("lab/finetuned",),
         ("lab/nothing",),
         ("ctheodoris/Geneformer/nothing",),
         ("tahoebio/Tahoe-x1",),
-        home=home,
-        HF_ENDPOINT=hub,
+    ]
+    with serve(repositories) as hub:
+        return dict(zip(calls, attempts(*calls, home=home, HF_ENDPOINT=hub), strict=True))
+
+
+@pytest.fixture(scope="module")
+def offline(home: Path, online: dict[tuple[str, ...], Any]) -> dict[tuple[str, ...], Any]:
+    """What comes of calls once the server is gone."""
+    assert online
+    calls = [("lab/toy",), ("lab/other",), ("geneformer-v1-10m",), ("geneformer-v2-104m",)]
+    return dict(zip(calls, attempts(*calls, home=home, HF_HUB_OFFLINE="1"), strict=True))
+
+
+def test_a_repository_in_our_layout(
+    home: Path, online: dict[tuple[str, ...], Any], offline: dict[tuple[str, ...], Any]
+) -> None:
+    assert online["lab/toy",] == ["lab/toy", COMMIT, toy_model().params()["weights_hash"]]
+    assert fetched(home, "lab/toy") == {
+        "config.json",
+        "model.safetensors",
+        "vocabulary.json",
+        "cell_tokenizer.json",
+    }
+    assert online["lab/other",].startswith("FileNotFoundError: Could not fetch 'lab/other' from")
+    assert online["lab/toy", "v9"].startswith("FileNotFoundError: Could not fetch 'lab/toy' at revision 'v9'")
+    assert online["lab/broken",].startswith(
+        "ConnectionError: The download of 'lab/broken' from the Hugging Face hub broke"
     )
-    assert by_name == ["geneformer-v1-10m", COMMIT, direct]
-    assert by_id == [V1, COMMIT, direct]
+
+    assert offline["lab/toy",] == online["lab/toy",]
+    assert offline["lab/other",].startswith("FileNotFoundError: Could not fetch 'lab/other'")
+    assert "HF_HUB_OFFLINE forbids downloads" in offline["lab/other",]
+
+
+def test_a_published_repository_by_name_and_by_id(
+    home: Path, online: dict[tuple[str, ...], Any], offline: dict[tuple[str, ...], Any]
+) -> None:
+    direct = sfm.load(GENEFORMER / "model").params()["weights_hash"]
+    assert online["geneformer-v1-10m",] == ["geneformer-v1-10m", COMMIT, direct]
+    assert online[V1,] == [V1, COMMIT, direct]
     assert fetched(home, "ctheodoris/Geneformer") == {
         "Geneformer-V1-10M/config.json",
         "Geneformer-V1-10M/model.safetensors",
         *(f"geneformer/gene_dictionaries_30m/{path.name}" for path in (GENEFORMER / "dicts").iterdir()),
     }
     # Where there are no safetensors, the pickled weights are fetched, and read without running anything.
-    assert finetuned == ["lab/finetuned", COMMIT, direct]
-    assert "FileNotFoundError" in nothing
-    assert "is not a model directory" in nothing
-    assert folder.startswith("FileNotFoundError: There are no files of a model")
-    assert "'geneformer-v1-10m'" in folder
-    assert top.startswith("FileNotFoundError: Could not fetch 'tahoebio/Tahoe-x1'")
+    assert online["lab/finetuned",] == ["lab/finetuned", COMMIT, direct]
+    assert "FileNotFoundError" in online["lab/nothing",]
+    assert "is not a model directory" in online["lab/nothing",]
+    nothing = online["ctheodoris/Geneformer/nothing",]
+    assert nothing.startswith("FileNotFoundError: There are no files of a model")
+    assert "'geneformer-v1-10m'" in nothing
+    assert online["tahoebio/Tahoe-x1",].startswith("FileNotFoundError: Could not fetch 'tahoebio/Tahoe-x1'")
 
-    offline, not_here = attempts(("geneformer-v1-10m",), ("geneformer-v2-104m",), home=home, HF_HUB_OFFLINE="1")
-    assert offline == by_name
-    assert not_here.startswith("FileNotFoundError")
-    assert "HF_HUB_OFFLINE" in not_here
+    assert offline["geneformer-v1-10m",] == online["geneformer-v1-10m",]
+    assert offline["geneformer-v2-104m",].startswith("FileNotFoundError")
+    assert "HF_HUB_OFFLINE" in offline["geneformer-v2-104m",]
 
 
-def test_a_file_that_the_repository_lacks_is_named(hub: str, repositories: Path, tmp_path: Path) -> None:
+def test_a_file_that_the_repository_lacks_is_named(tmp_path: Path) -> None:
+    repositories = tmp_path / "repositories"
+    make_repositories(repositories)
     dictionary = "geneformer/gene_dictionaries_30m/gene_median_dictionary_gc30M.pkl"
     (repositories / "ctheodoris" / "Geneformer" / dictionary).unlink()
-    [error] = attempts(("geneformer-v1-10m",), home=tmp_path / "home", HF_ENDPOINT=hub)
+    with serve(repositories) as hub:
+        [error] = attempts(("geneformer-v1-10m",), home=tmp_path / "home", HF_ENDPOINT=hub)
     assert error.startswith("FileNotFoundError: 'ctheodoris/Geneformer' lacks")
     assert dictionary in error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import signal
 import subprocess
@@ -231,24 +230,23 @@ def test_cells_that_are_not_there_are_refused(written: TokenCache, rows: list[ob
         written[rows]
 
 
+# It reads what it writes from another cache, which needs no torch.
 _SCRIPT = """
-import os, signal, sys
+import os, signal
 from sfm.data._cache import TokenCache
-sys.path.insert(0, {tests!r})
-from test_cache import make
-tokenizer, cells = make()
+written = TokenCache({written!r})
 def windows():
-    yield cells
+    yield written[:]
     os.kill(os.getpid(), signal.SIGKILL)
-TokenCache.write({path!r}, windows(), tokenizer=tokenizer)
+TokenCache.write({path!r}, windows(), tokenizer=written.tokenizer)
 """
 
 
 @pytest.mark.slow
-def test_a_killed_writer_leaves_no_cache(tmp_path: Path) -> None:
-    script = _SCRIPT.format(tests=os.path.dirname(__file__), path=str(tmp_path / "cache"))
+def test_a_killed_writer_leaves_no_cache(written: TokenCache, tmp_path: Path) -> None:
+    path = tmp_path / "killed"
+    script = _SCRIPT.format(written=str(tmp_path / "cache"), path=str(path))
     done = subprocess.run([sys.executable, "-c", script], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert not (tmp_path / "cache").exists()
-    tokenizer, cells = make()
-    assert len(TokenCache.write(tmp_path / "cache", [cells], tokenizer=tokenizer)) == N
+    assert not path.exists()
+    assert len(TokenCache.write(path, [written[:]], tokenizer=written.tokenizer)) == N

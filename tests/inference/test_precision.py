@@ -86,7 +86,7 @@ def test_neighbours_of_a_trained_model_agree_in_bf16(shared_data: Any) -> None:
 
     import sfm
 
-    adata = ad.read_h5ad(shared_data / "pbmc3k.h5ad")[:100].copy()
+    adata = ad.read_h5ad(shared_data / "pbmc3k.h5ad")[:60].copy()
     pretrained = sfm.load("sfm-mini")
     settings = {**pretrained.tokenizer.to_dict(), "max_length": 256}
     tokenizer = type(pretrained.tokenizer).from_dict(settings, pretrained.vocabulary)
