@@ -78,6 +78,39 @@ def test_genes_that_one_side_lacks_do_not_count_in_the_expression(
     np.testing.assert_allclose(probabilities(found), probabilities(expected), atol=1e-4)
 
 
+def renamed(adata: ad.AnnData, style: str) -> ad.AnnData:
+    """With names that no model knows, in an order that is not that of the names."""
+    adata = adata.copy()
+    adata.var_names = [style.format(number) for number in np.random.default_rng(0).permutation(adata.n_vars)]
+    return adata
+
+
+@pytest.mark.parametrize("style", ["abc-{}", "ENSDARG{:011d}"])
+def test_expression_is_compared_by_name_where_no_model_knows_the_genes(
+    labelled: ad.AnnData, query: ad.AnnData, model: PretrainedCells, style: str
+) -> None:
+    expected = annotated(query, labelled, model=model, views="expression")
+    unknown, reference = renamed(query, style), renamed(labelled, style)
+    if style.startswith("ENS"):
+        unknown.var_names = unknown.var_names + ".2"
+    unknown = unknown[:, ::-1].copy()
+    found = annotated(unknown, reference, model=model, views="expression")
+    np.testing.assert_allclose(probabilities(found), probabilities(expected), atol=1e-3)
+    assert params(found)["n_shared_genes"] == 300
+    assert params(found)["n_genes_known"] == 0
+    with pytest.raises(ValueError, match=r"knows none of the 300 genes.*`views='expression'`"):
+        annotated(unknown, reference, model=model)
+
+
+def test_genes_that_no_model_knows_have_to_be_shared(labelled: ad.AnnData, query: ad.AnnData) -> None:
+    unknown, partly = renamed(query, "abc-{}"), renamed(labelled, "abc-{}")
+    partly.var_names = [*(f"xyz-{i}" for i in range(200)), *partly.var_names[200:]]
+    with pytest.warns(UserWarning, match="share 100 genes, 33 % of those that the query has"):
+        annotated(unknown, partly, views="expression")
+    with pytest.raises(ValueError, match="no gene in common .*'abc-0', 'abc-1', 'abc-10' in the query"):
+        annotated(unknown, renamed(labelled, "xyz-{}"), views="expression")
+
+
 def test_named_vectors_are_compared_alone(labelled: ad.AnnData, query: ad.AnnData, model: PretrainedCells) -> None:
     expected = annotated(query, labelled, model=model, views="model")
     for adata in (query, labelled):

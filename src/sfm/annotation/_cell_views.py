@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+
 from sfm._matrix import select_matrix
+from sfm._settings import settings
 from sfm._state import input_state
 from sfm.annotation._embed import QUERY, REFERENCE, embed_cells, known_genes, naming
-from sfm.annotation._expression import SharedCounts, expression_views
-from sfm.annotation._overlap import shared_genes
+from sfm.annotation._expression import SharedCounts, comparable_names, expression_views
+from sfm.annotation._overlap import shared_genes, shared_names
 from sfm.annotation._provenance import stored_vectors
 from sfm.checkpoints._resolve import resolve_model
+from sfm.genes import align_genes
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Iterator
+
     from anndata import AnnData
 
+    from sfm._matrix import CountMatrix
     from sfm.checkpoints import PretrainedCells
     from sfm.genes import GeneVocabulary
 
@@ -34,6 +41,10 @@ class Side:
     adata: AnnData
     where: dict[str, Any]
 
+    def matrix(self) -> CountMatrix:
+        """That matrix."""
+        return select_matrix(self.adata, **self.where)
+
 
 @dataclass(eq=False)
 class CellViews:
@@ -49,6 +60,33 @@ class CellViews:
     """What else is to be recorded."""
     is_empty: np.ndarray | None = None
 
+    def add_known(
+        self,
+        query: Side,
+        reference: Side,
+        labelled: np.ndarray,
+        pretrained: PretrainedCells,
+        *,
+        views: Views,
+        compute: dict[str, Any],
+    ) -> None:
+        """Compare by the genes that the model knows and both sides have."""
+        genes = _genes_of_both(query, reference, pretrained.vocabulary)
+        self.found["n_shared_genes"] = None if genes is None else int(genes.size)
+        if views != "expression":
+            with naming(QUERY):
+                vectors = embed_cells(query.adata, pretrained, query.where, compute=compute, genes=genes)
+            of_reference = vectors
+            if reference.adata is not query.adata or reference.where != query.where:
+                with naming(REFERENCE):
+                    of_reference = embed_cells(
+                        reference.adata, pretrained, reference.where, compute=compute, genes=genes
+                    )
+            self.query["model"], self.labelled["model"] = vectors.vectors, of_reference.vectors[labelled]
+            self.params, self.is_empty = {**pretrained.params(), **vectors.params}, vectors.is_empty
+        if views != "model":
+            self.add_expression(query, reference, labelled, pretrained, genes)
+
     def add_expression(
         self, query: Side, reference: Side, labelled: np.ndarray, pretrained: PretrainedCells, genes: np.ndarray | None
     ) -> None:
@@ -58,9 +96,23 @@ class CellViews:
             of_query = SharedCounts.open(query.adata, pretrained, query.where, genes=genes, gate=gate)
         with naming(REFERENCE):
             of_reference = SharedCounts.open(reference.adata, pretrained, reference.where, genes=genes, gate=gate)
-        vectors = expression_views(of_query, of_reference, labelled)
+        self._project(of_query, of_reference, labelled)
+
+    def add_expression_by_name(
+        self, query: Side, reference: Side, labelled: np.ndarray, pretrained: PretrainedCells
+    ) -> None:
+        """Compare expression of the genes that have the same name on both sides, whether a model knows them or not."""
+        names = shared_names(*(np.unique(comparable_names(side.matrix())) for side in (query, reference)))
+        of_query, of_reference = (
+            SharedCounts.open_by_name(side.adata, pretrained, side.where, names=names) for side in (query, reference)
+        )
+        self.found["n_shared_genes"] = int(names.size)
+        self._project(of_query, of_reference, labelled)
+
+    def _project(self, query: SharedCounts, reference: SharedCounts, labelled: np.ndarray) -> None:
+        vectors = expression_views(query, reference, labelled)
         self.query["expression"], self.labelled["expression"] = vectors.query, vectors.labelled
-        self.params = {**of_query.params(), **self.params}
+        self.params = {**query.params(), **self.params}
         self.is_empty = vectors.is_empty if self.is_empty is None else self.is_empty
 
 
@@ -69,20 +121,13 @@ def computed_views(
 ) -> CellViews:
     """Embed both sides, read their expression, or do both, with the genes that they share."""
     pretrained = resolve_model(model)
-    genes = _genes_of_both(query, reference, pretrained.vocabulary)
-    found = {"use_rep": None, "n_shared_genes": None if genes is None else int(genes.size)}
-    made = CellViews({}, {}, {"vocabulary_hash": pretrained.vocabulary.content_hash}, found)
-    if views != "expression":
-        with naming(QUERY):
-            vectors = embed_cells(query.adata, pretrained, query.where, compute=compute, genes=genes)
-        of_reference = vectors
-        if reference.adata is not query.adata or reference.where != query.where:
-            with naming(REFERENCE):
-                of_reference = embed_cells(reference.adata, pretrained, reference.where, compute=compute, genes=genes)
-        made.query["model"], made.labelled["model"] = vectors.vectors, of_reference.vectors[labelled]
-        made.params, made.is_empty = {**pretrained.params(), **vectors.params}, vectors.is_empty
-    if views != "model":
-        made.add_expression(query, reference, labelled, pretrained, genes)
+    made = CellViews({}, {}, {"vocabulary_hash": pretrained.vocabulary.content_hash}, {"use_rep": None})
+    known = _are_known(query, reference, pretrained.vocabulary)
+    if views == "expression" and not known:
+        made.add_expression_by_name(query, reference, labelled, pretrained)
+        return made
+    with _hint_unless(known):
+        made.add_known(query, reference, labelled, pretrained, views=views, compute=compute)
     return made
 
 
@@ -114,9 +159,30 @@ def _genes_of_both(query: Side, reference: Side, vocabulary: GeneVocabulary) -> 
     return shared_genes(of_query, of_reference, vocabulary) if of_query.size and of_reference.size else None
 
 
+@contextmanager
+def _hint_unless(known: bool) -> Iterator[None]:  # noqa: FBT001
+    """Say what can be done without a model, where the model does not know the genes."""
+    try:
+        yield
+    except ValueError as error:
+        if known:
+            raise
+        msg = f"{error.args[0]} Or compare expression alone, for which no model has to know the genes: `views='expression'`."
+        raise ValueError(msg) from error
+
+
+def _are_known(query: Side, reference: Side, vocabulary: GeneVocabulary) -> bool:
+    """Whether a vocabulary knows enough of both sides to say which of their genes are the same."""
+    coverages = []
+    for side, name in [(query, QUERY), (reference, REFERENCE)]:
+        with naming(name):
+            coverages.append(align_genes(side.matrix().names, vocabulary).coverage)
+    return min(coverages) >= settings.min_gene_coverage
+
+
 def _holds_counts(side: Side) -> bool:
     try:
-        head = select_matrix(side.adata, **side.where).head(_PROBE_ROWS)
+        head = side.matrix().head(_PROBE_ROWS)
     except (KeyError, ValueError):  # the slot is not there: the vectors alone were asked for
         return False
     return input_state(head).kind == "counts"

@@ -13,6 +13,7 @@ from sfm._state import InputState, input_state, refuse_state
 from sfm.annotation._embed import QUERY, REFERENCE, naming
 from sfm.annotation._variable_genes import GeneMoments, most_variable
 from sfm.data._encode import gate_coverage, open_matrix
+from sfm.genes._ids import parse_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,11 +63,15 @@ class SharedCounts:
             gate_coverage(alignment, matrix, f"Model {pretrained.name!r}")
         token_ids = alignment.token_ids
         genes = np.unique(token_ids[token_ids >= 0]) if genes is None else genes
-        rows = np.flatnonzero(np.isin(token_ids, genes))
-        columns = np.searchsorted(genes, token_ids[rows])
-        ones = np.ones(len(rows), dtype=np.float32)
-        selection = sparse.csr_matrix((ones, (rows, columns)), shape=(len(token_ids), len(genes)))
-        return cls(adata, matrix, alignment, selection)
+        return cls(adata, matrix, alignment, _selection(token_ids, genes))
+
+    @classmethod
+    def open_by_name(
+        cls, adata: AnnData, pretrained: PretrainedCells, where: dict[str, Any], *, names: np.ndarray
+    ) -> Self:
+        """Find the genes, given by their sorted names, which no model has to know; reads no count."""
+        matrix, alignment = open_matrix(adata, pretrained.tokenizer, **where)
+        return cls(adata, matrix, alignment, _selection(comparable_names(matrix), names))
 
     def log_normalised(self, kept: np.ndarray | None = None) -> Iterator[tuple[slice, _LogBlock]]:
         """Yield rows, and log1p of counts scaled to 10,000 over all genes that are read; of some of these if so asked."""
@@ -94,6 +99,11 @@ class ExpressionVectors(NamedTuple):
     """Float32 of shape `(n_labelled, n_components)`."""
     is_empty: np.ndarray
     """Which cells of the query have no count, shape `(n_query,)`."""
+
+
+def comparable_names(matrix: CountMatrix) -> np.ndarray:
+    """Names of the genes of a matrix, those that are Ensembl ids without version, `(n_vars,)`."""
+    return np.array([parse_name(name).ensembl_id or name.strip() for name in map(str, matrix.names)])
 
 
 def expression_views(query: SharedCounts, reference: SharedCounts, labelled: np.ndarray) -> ExpressionVectors:
@@ -149,6 +159,14 @@ def _log_block(counts: sparse.csr_matrix, selection: sparse.csr_matrix, columns:
     scale = (_TARGET_SUM / np.where(totals > 0, totals, 1)).astype(np.float32)
     values.data = np.log1p(values.data * np.repeat(scale, np.diff(values.indptr)))
     return _LogBlock(state, values, totals == 0)
+
+
+def _selection(found: np.ndarray, genes: np.ndarray) -> sparse.csr_matrix:
+    """Which genes of a matrix, by id or name, are which of the sorted `genes`, `(n_vars, n_genes)`."""
+    rows = np.flatnonzero(np.isin(found, genes))
+    columns = np.searchsorted(genes, found[rows])
+    ones = np.ones(len(rows), dtype=np.float32)
+    return sparse.csr_matrix((ones, (rows, columns)), shape=(len(found), len(genes)))
 
 
 def _project(values: sparse.csr_matrix, mean: np.ndarray, components: np.ndarray) -> np.ndarray:

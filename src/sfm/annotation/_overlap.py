@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from sfm._warn import warn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sfm.genes import GeneVocabulary
 
 _N_EXAMPLES = 3
@@ -32,25 +34,52 @@ def shared_genes(query: np.ndarray, reference: np.ndarray, vocabulary: GeneVocab
     """
     shared = np.intersect1d(query, reference)
     if shared.size == 0:
-        examples = " and ".join(
-            f"{', '.join(map(repr, _symbols(side, vocabulary)))} in the {name}"
-            for name, side in [("query", query), ("reference", reference)]
-        )
-        msg = (
-            f"Query and reference have no gene of the model in common ({examples}). Annotate with a reference in which "
-            "the same genes were measured."
-        )
-        raise ValueError(msg)
-    smaller = min(query, reference, key=lambda side: _weight(side, vocabulary))
-    share = _weight(shared, vocabulary) / max(_weight(smaller, vocabulary), 1e-12)
-    if share < _FEW_GENES:
-        msg = (
-            f"Query and reference share {shared.size} genes of the model, {100 * share:.0f} % of the expression expected "
-            f"on those that the {'query' if smaller is query else 'reference'} has ({query.size} in the query, "
-            f"{reference.size} in the reference). Labels may be poor."
-        )
-        warn(msg)
+        _refuse_disjoint("gene of the model", _symbols(query, vocabulary), _symbols(reference, vocabulary))
+    weights = [_weight(side, vocabulary) for side in (shared, query, reference)]
+    if (share := _share(weights)) < _FEW_GENES:
+        share_of = f"genes of the model, {100 * share:.0f} % of the expression expected on those"
+        _warn_of_few(shared, query, reference, share_of, smaller=_smaller(weights))
     return shared
+
+
+def shared_names(query: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Names of genes that both sides have, sorted; raises and warns as :func:`shared_genes` does."""
+    shared = np.intersect1d(query, reference)
+    if shared.size == 0:
+        _refuse_disjoint("gene", query[:_N_EXAMPLES].tolist(), reference[:_N_EXAMPLES].tolist())
+    weights = [float(side.size) for side in (shared, query, reference)]
+    if (share := _share(weights)) < _FEW_GENES:
+        share_of = f"genes, {100 * share:.0f} % of those"
+        _warn_of_few(shared, query, reference, share_of, smaller=_smaller(weights))
+    return shared
+
+
+def _share(weights: list[float]) -> float:
+    shared, query, reference = weights
+    return shared / max(min(query, reference), 1e-12)
+
+
+def _smaller(weights: list[float]) -> str:
+    return "query" if weights[1] <= weights[2] else "reference"
+
+
+def _refuse_disjoint(what: str, query: Sequence[str], reference: Sequence[str]) -> NoReturn:
+    examples = " and ".join(
+        f"{', '.join(map(repr, names))} in the {side}" for side, names in [("query", query), ("reference", reference)]
+    )
+    msg = (
+        f"Query and reference have no {what} in common ({examples}). Annotate with a reference in which the same genes "
+        "were measured."
+    )
+    raise ValueError(msg)
+
+
+def _warn_of_few(shared: np.ndarray, query: np.ndarray, reference: np.ndarray, share_of: str, *, smaller: str) -> None:
+    msg = (
+        f"Query and reference share {shared.size} {share_of} that the {smaller} has ({query.size} in the query, "
+        f"{reference.size} in the reference). Labels may be poor."
+    )
+    warn(msg)
 
 
 def warn_if_far(novelty: np.ndarray) -> None:
