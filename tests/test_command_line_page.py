@@ -22,7 +22,9 @@ def test_commands_print_what_the_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    toy_cells(40).write_h5ad("cells.h5ad")
+    cells = toy_cells(40)
+    cells.layers["counts"] = cells.X.copy()
+    cells.write_h5ad("cells.h5ad")
     toy_cells(60, seed=1).write_h5ad("reference.h5ad")
     blocks = re.findall(r"```console\n\$ sfm (.*?)\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     assert len(blocks) >= 6

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from sfm._matrix import select_matrix
+from sfm._warn import warn
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -24,6 +27,11 @@ StateKind = Literal["counts", "almost_counts", "normalized", "log1p", "scaled", 
 _LOG1P_MAX = 20.0
 _NEAR_INTEGER = 1e-3
 _PROBE_ROWS = 256
+# Of as many counts some are above one however shallow the sequencing: already one in a hundred would leave a chance of
+# 1e-22 of seeing none.
+_MANY_ONES = 5_000
+# By their id: one call may look at a matrix several times.
+_WARNED_OF: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _NEEDED = {"counts": "raw counts", "log1p": "log1p-normalised values"}
 _BLOCK = 1 << 16
 
@@ -47,6 +55,11 @@ class InputState:
         """Whether this is one of some states, as an empty matrix always is."""
         return self.kind in accepted or self.n_values == 0
 
+    @property
+    def looks_binarised(self) -> bool:
+        """Whether these are too many ones to be counts of molecules or reads."""
+        return self.kind == "counts" and self.example == 1 and self.n_values >= _MANY_ONES
+
     def describe(self) -> str:
         """Say in words what was seen."""
         seen = {
@@ -69,7 +82,7 @@ def input_state(X: sparse.csr_matrix) -> InputState:
     """Classify the stored values of a CSR matrix; an empty one counts as counts."""
     data = X.data
     if data.size == 0 or data.dtype.kind in "ub":
-        return InputState("counts", data.size, 0.0, 1.0)
+        return InputState("counts", data.size, float(data.max(initial=0)), 1.0)
     low, high = float(data.min()), float(data.max())  # NaN anywhere makes both NaN
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = ~np.isfinite(data)
@@ -144,14 +157,31 @@ def refuse_state(
     requires: StateKind | tuple[StateKind, ...],
     start: int | None = None,
 ) -> None:
-    """Raise if a state, perhaps found elsewhere, is not (one of those) required; `start` is the first row looked at."""
+    """Raise if a state, perhaps found elsewhere, is not (one of those) required; `start` is the first row looked at.
+
+    Counts that look binarised are accepted, with one warning for each matrix.
+    """
     accepted = (requires,) if isinstance(requires, str) else requires
     if state.fits(accepted):
+        if start == 0 and state.looks_binarised:
+            _warn_of_ones(matrix, state)
         return
     needed = " or ".join(_NEEDED.get(kind, f"{kind} values") for kind in accepted)
     where = "" if start is None or state.row is None else f", first in cell {adata.obs_names[start + state.row]!r}"
     found = f"{matrix.slot} holds {state.describe()}{where}, but {needed} are needed"
     raise wrong_state(adata, matrix, state, found=found, accepted=accepted)
+
+
+def _warn_of_ones(matrix: CountMatrix, state: InputState) -> None:
+    key = id(matrix.X)
+    if _WARNED_OF.get(key) is matrix.X:
+        return
+    with suppress(TypeError):  # not all kinds of matrices can be referred to weakly
+        _WARNED_OF[key] = matrix.X
+    warn(
+        f"None of the {state.n_values:,} values that were looked at in {matrix.slot} is above 1: it looks binarised, and "
+        "results differ from those of counts. Pass layer= or use_raw= if another slot holds the counts."
+    )
 
 
 def wrong_state(

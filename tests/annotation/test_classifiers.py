@@ -15,6 +15,7 @@ from sfm.annotation._knn import NearestNeighbors
 from sfm.annotation._lda import LinearDiscriminant
 from sfm.annotation._neighbors import unit_vectors
 from sfm.annotation._prototype import NearestPrototype
+from sfm.annotation._vector_annotator import checked_options
 from sfm.annotation._whitening import WithinClassWhitening, class_means, shrunk_covariance
 
 if TYPE_CHECKING:
@@ -105,16 +106,43 @@ def test_means_alone_decide_as_prototypes_do(reference: Blobs, query: Blobs) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("method", "options", "message"),
     [
-        ({"n_neighbors": 0}, "n_neighbors=0: at least one"),
-        ({"weight_of_means": 0}, "weight_of_means=0 is not a share"),
-        ({"weight_of_means": 1.5}, "weight_of_means=1.5 is not a share"),
+        ("knn", {"n_neighbors": 0}, "n_neighbors=0: at least one"),
+        ("knn", {"n_neighbors": -3}, "n_neighbors=-3: at least one"),
+        ("knn", {"n_neighbors": 2.5}, "n_neighbors=2.5: .* whole number"),
+        ("knn", {"n_neighbors": True}, "n_neighbors=True: .* whole number"),
+        ("knn", {"weight_of_means": 0}, "weight_of_means=0 is not a share"),
+        ("knn", {"weight_of_means": 1.5}, "weight_of_means=1.5 is not a share"),
+        ("knn", {"weight_of_means": "0.5"}, "weight_of_means='0.5' is not a share"),
+        ("knn", {"whiten": "no"}, "whiten='no' is neither True nor False"),
+        ("prototype", {"whiten": 2}, "whiten=2 is neither True nor False"),
+        ("logreg", {"C": 0}, "C=0 is not a number above 0"),
+        ("logreg", {"C": "a"}, "C='a' is not a number above 0"),
+        ("logreg", {"C": np.nan}, "C=nan is not a number above 0"),
+        ("logreg", {"C": np.inf}, "C=inf is not a number above 0"),
+        ("logreg", {"balanced": "x"}, "balanced='x' is neither"),
+        ("lda", {"balanced": None}, "balanced=None is neither"),
     ],
 )
-def test_impossible_settings_are_refused(options: dict[str, float], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        NearestNeighbors(**options)
+def test_impossible_settings_are_refused(method: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        checked_options(method, options)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("knn", {"n_neighbors": np.int64(5), "weight_of_means": np.float32(0.5), "whiten": np.True_}),
+        ("knn", {"weight_of_means": 1}),
+        ("logreg", {"C": 1, "balanced": True}),
+        ("logreg", {"C": None}),
+        ("lda", {"balanced": np.False_}),
+    ],
+)
+def test_numbers_of_numpy_are_settings(method: str, options: dict[str, Any], reference: Blobs, query: Blobs) -> None:
+    assert checked_options(method, options) == options
+    assert np.isfinite(fitted(method, reference, **options).logits(query.vectors)).all()
 
 
 def test_balanced_labels_are_given_more_often(reference: Blobs, query: Blobs) -> None:

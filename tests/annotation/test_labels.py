@@ -42,11 +42,34 @@ def test_number_of_cells_without_a_label_is_logged(monkeypatch: pytest.MonkeyPat
     assert written == ["    1 of 5 reference cells have no label and are left out"]
 
 
-def test_unknown_is_not_a_label() -> None:
-    with pytest.warns(UserWarning, match="2 cells of the reference are labelled 'unknown'"):
-        read = read_labels(labelled(["a", "unknown", "b", "a", "b", "unknown"]), "label")
+@pytest.mark.parametrize(
+    ("texts", "shown"),
+    [
+        (["unknown", "unknown"], "'unknown'"),
+        (["Unknown", "UNKNOWN "], "'UNKNOWN ' or 'Unknown'"),
+    ],
+)
+def test_unknown_is_not_a_label_however_it_is_written(texts: list[str], shown: str) -> None:
+    with pytest.warns(UserWarning, match=f"2 cells of the reference are labelled {shown} in .* rejected cells"):
+        read = read_labels(labelled(["a", texts[0], "b", "a", "b", texts[1]]), "label")
     assert read.names == ("a", "b")
-    assert read.labelled.sum() == 4
+    assert read.labelled.tolist() == [True, False, True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "missing", [pd.Series([np.nan]), pd.Series([None], dtype=object), pd.Series([pd.NA], dtype="string")]
+)
+def test_missing_values_that_became_text_are_left_out(missing: pd.Series) -> None:
+    text = missing.astype(object).map(str).iloc[0]
+    with pytest.warns(UserWarning, match=f"1 cells of the reference are labelled {text!r} in .* written as text"):
+        read = read_labels(labelled(["a", text, "b", "a", "b"]), "label")
+    assert read.names == ("a", "b")
+    assert read.labelled.tolist() == [True, False, True, True, True]
+
+
+@pytest.mark.parametrize("name", ["unknown 2", "Unknown T", "nan cell", "NA", "none"])
+def test_names_that_only_resemble_missing_ones_are_labels(name: str) -> None:
+    assert read_labels(labelled(["a", name, "a", name]), "label").labelled.all()
 
 
 @pytest.mark.parametrize(

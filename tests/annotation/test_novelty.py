@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -12,10 +14,15 @@ from sfm.annotation._novelty import Novelty, Typicality
 
 from .conftest import Blobs, make_blobs
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def novelty_from(reference: Blobs, n_labels: int) -> Novelty:
-    held = hold_out([CLASSIFIERS.load("prototype")], [reference.vectors], reference.codes, n_labels=n_labels)
-    return Novelty(Typicality().fit(*reference), held.distances)
+
+def novelty_from(reference: Blobs, n_labels: int, n_views: int = 1) -> Callable[[np.ndarray], np.ndarray]:
+    views = [reference.vectors] * n_views
+    held = hold_out([CLASSIFIERS.load("prototype")], views, reference.codes, n_labels=n_labels)
+    novelty = Novelty([Typicality().fit(view, reference.codes) for view in views], held.distances)
+    return lambda vectors: novelty([vectors] * n_views)
 
 
 @pytest.mark.parametrize("left_out", range(5))
@@ -48,6 +55,22 @@ def test_a_shift_that_leaves_the_labels_apart_is_forgiven_more_than_a_new_type(r
     far[:, :4] = 12
     assert (novelty(shifted) > 0.99).mean() < 0.3
     assert (novelty(far) > 0.99).mean() > 0.95
+
+
+def test_the_same_view_twice_changes_nothing(reference: Blobs, query: Blobs) -> None:
+    np.testing.assert_allclose(novelty_from(reference, 4, 2)(query.vectors), novelty_from(reference, 4)(query.vectors))
+
+
+def test_cells_that_are_moved_in_one_view_are_less_novel_than_in_both(reference: Blobs) -> None:
+    vectors, moved = make_blobs(400, seed=2).vectors, make_blobs(400, seed=2).vectors
+    moved[:, :4] = 12
+    views = [reference.vectors, reference.vectors[:, ::-1]]
+    held = hold_out([CLASSIFIERS.load("prototype")], views, reference.codes, n_labels=4)
+    novelty = Novelty([Typicality().fit(view, reference.codes) for view in views], held.distances)
+    none, one, both = (novelty([a, b[:, ::-1]]) for a, b in [(vectors, vectors), (moved, vectors), (moved, moved)])
+    assert (one >= none).all()
+    assert (one < 0.99).mean() > 0.5
+    assert (both > 0.99).mean() > 0.95
 
 
 @pytest.mark.parametrize("n_cells", [2, 4])

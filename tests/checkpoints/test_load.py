@@ -173,3 +173,33 @@ def test_unknown_names(tmp_path: Path) -> None:
     (tmp_path / "empty" / "model.pt").touch()
     with pytest.raises(FileNotFoundError, match="read it with the `load` of that class"):
         sfm.load(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    "path", ["/nope/dir", "./nope", "../nope", "~/nope", "nope/", "C:\\models\\nope", "no where/nope", "org//nope"]
+)
+def test_a_path_that_is_not_there_is_named_with_where_it_was_looked_for(path: str) -> None:
+    looked_for = str(Path(path).expanduser().absolute())
+    for given in (path, Path(path)):
+        with pytest.raises(FileNotFoundError) as refused:
+            sfm.load(given)
+        assert f"Did not find the directory {str(given)!r} (looked for {looked_for!r})" in str(refused.value)
+
+
+def test_a_path_object_is_never_a_name_or_a_hub_id() -> None:
+    for path in (Path("nope"), Path("org/nope")):
+        with pytest.raises(FileNotFoundError, match="Did not find the directory"):
+            sfm.load(path)
+
+
+def test_a_missing_path_is_the_same_error_wherever_a_model_is_taken() -> None:
+    adata, labelled = toy_cells(20), toy_cells(20)
+    for call in (
+        lambda: sfm.tl.embed(adata, "/nope/dir"),
+        lambda: sfm.tl.annotate(adata, "/nope/dir"),
+        lambda: sfm.tl.annotate(adata, Path("nope")),
+        lambda: sfm.tl.annotate(adata, labelled, model="/nope/dir"),
+    ):
+        with pytest.raises(FileNotFoundError, match="Did not find the directory '/?nope"):
+            call()
+    assert not adata.obsm

@@ -53,6 +53,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+def two_halves() -> tuple[ad.AnnData, ad.AnnData]:
+    """A query of 60 cells, and a reference like it."""
+    cells = toy_cells(180)
+    return cells[:60].copy(), cells[60:].copy()
+
+
 def test_module_is_the_command() -> None:
     done = run("--version")
     assert done.returncode == 0
@@ -137,6 +143,52 @@ def test_annotate_writes_what_the_function_writes(copied: bool) -> None:
     assert found.shape == (60, 300 if copied else 0)
 
 
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        (["--layer", "counts", "--reference-layer", "X"], {"layer": "counts", "reference_kwargs": {}}),
+        (["--reference-layer", "lognorm", "--layer", "counts"], None),
+        (["--use-raw", "--reference-layer", "X"], {"use_raw": True, "reference_kwargs": {}}),
+        (["--reference-use-raw"], {"reference_kwargs": {"use_raw": True}}),
+        (["--reference-gene-symbols", "name"], {"reference_kwargs": {"gene_symbols": "name"}}),
+    ],
+)
+def test_annotate_reads_what_is_named_of_either_side(
+    flags: list[str], options: dict[str, object] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query, reference = two_halves()
+    query.raw, query.layers["counts"] = query.copy(), query.X.copy()
+    reference.raw, reference.layers["lognorm"] = reference.copy(), reference.X.log1p()
+    reference.var["name"] = reference.var_names
+    query.write_h5ad("cells.h5ad")
+    reference.write_h5ad("reference.h5ad")
+    done = main(["annotate", "cells.h5ad", "reference.h5ad", "-o", "out.h5ad", "--views", "expression", *flags])
+    if options is None:
+        assert done == 1
+        assert "log1p-normalised" in capsys.readouterr().err
+        return
+    assert done == 0
+    sfm.tl.annotate(query, reference, views="expression", **options)
+    found = ad.read_h5ad("out.h5ad")
+    assert found.obs["sfm_label"].astype(str).equals(query.obs["sfm_label"].astype(str))
+
+
+@pytest.mark.parametrize(
+    ("flags", "voting"), [(["--majority-voting"], True), (["--majority-voting", "cluster"], "cluster")]
+)
+def test_majority_voting_takes_a_column_or_makes_clusters(flags: list[str], voting: bool | str) -> None:
+    pytest.importorskip("igraph")
+    query, reference = two_halves()
+    query.obs["cluster"] = [f"cluster {i % 4}" for i in range(60)]
+    query.write_h5ad("cells.h5ad")
+    reference.write_h5ad("reference.h5ad")
+    assert main(["annotate", "cells.h5ad", "reference.h5ad", "-o", "out.h5ad", "--views", "expression", *flags]) == 0
+    sfm.tl.annotate(query, reference, views="expression", majority_voting=voting)
+    found = ad.read_h5ad("out.h5ad")
+    assert found.uns["sfm_label"]["params"]["majority_voting"] == voting
+    assert found.obs["sfm_label"].astype(str).equals(query.obs["sfm_label"].astype(str))
+
+
 def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models"]) == 0
     assert "sfm-mini" in capsys.readouterr().out
@@ -151,10 +203,22 @@ def test_models_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         (["embed", "cells.h5ad", "--model", "no model"], "Unknown model 'no model'"),
         (["embed", "cells.h5ad", "--layer", "counts"], "Did not find adata.layers['counts']"),
         (["tokenize", "cells.h5ad", "-o", "cells.h5ad"], "would write into the input"),
-        (["annotate", "cells.h5ad", "cells.h5ad", "--labels-key", "nothing"], "'nothing'"),
+        (["embed", "cells.h5ad", "--layer", "counts"], "Layers present: none. Pass no --layer to use adata.X."),
+        (["embed", "cells.h5ad", "--model", "/nope"], "Did not find the directory '/nope'"),
+        (["annotate", "cells.h5ad", "cells.h5ad", "--labels-key", "nothing"], "Pass --labels-key with the one that"),
+        (
+            ["annotate", "cells.h5ad", "cells.h5ad", "--min-confidence", "7"],
+            "--min-confidence 7.0 is not between 0 and 1",
+        ),
+        (["tokenize", "cells.h5ad", "-o", "no folder/x.h5ad"], "The folder of --out 'no folder/x.h5ad' does not exist"),
+        (
+            ["embed", "cells.h5ad", "-o", "out.zarr", "--copy-input"],
+            "--copy-input copies 'cells.h5ad' as it is, so --out 'out.zarr' must end in '.h5ad' as well. "
+            "Pass such a name, or no --copy-input.",
+        ),
     ],
 )
-def test_errors_are_one_line(
+def test_errors_are_one_line_and_name_flags(
     arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(arguments) == 1
@@ -177,7 +241,9 @@ def test_existing_output_is_replaced_only_when_asked(command: str, capsys: pytes
     files = ["cells.h5ad", "cells.h5ad"] if command == "annotate" else ["cells.h5ad"]
     arguments = [command, *files, "-o", "out.h5ad"]
     assert main(arguments) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert (
+        "--out 'out.h5ad' exists already. Pass --overwrite to replace it, or another --out." in capsys.readouterr().err
+    )
     assert main([*arguments, "--overwrite"]) == 0
     assert ad.read_h5ad("out.h5ad").n_obs == 60
 

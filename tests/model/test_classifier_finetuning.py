@@ -263,3 +263,30 @@ def test_a_pretrained_body_has_a_lower_learning_rate_than_its_head(
         model = adapted(**options)
     model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False, plan_kwargs=plan)
     assert {group["initial_lr"] for group in model.trainer.optimizers[0].param_groups} == expected
+
+
+def status_of(model: Any, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    repr(model)
+    return capsys.readouterr().out.partition("Training status: ")[2].strip()
+
+
+def test_a_new_head_is_not_called_trained_though_the_body_embeds(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model = adapted()
+    assert status_of(model, capsys) == "Not Trained (pretrained body, new head)"
+    assert model.get_latent_representation().shape == (120, 16)
+    model.save(str(tmp_path / "model"), save_anndata=True)
+    assert status_of(CellClassifier.load(str(tmp_path / "model")), capsys).startswith("Not Trained")
+    model.train(max_epochs=1, **TRAIN)
+    assert status_of(model, capsys) == "Trained"
+    trained_on = CellClassifier.from_pretrained(model, cells(), labels_key="cell_type")
+    assert status_of(trained_on, capsys) == "Trained"
+
+
+def test_other_models_are_trained_once_they_embed(capsys: pytest.CaptureFixture[str]) -> None:
+    adata = cells()
+    MaskedCellModel.setup_anndata(adata, max_length=32)
+    assert status_of(MaskedCellModel(adata, **SIZES), capsys) == "Not Trained"
+    assert status_of(MaskedCellModel.from_pretrained(toy_model(max_length=32), adata), capsys) == "Trained"

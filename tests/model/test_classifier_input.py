@@ -223,3 +223,12 @@ def test_labels_that_the_model_does_not_know_count_as_missed() -> None:
     assert report.loc["c"].to_dict() == {"precision": 0, "recall": 0, "f1": 0, "support": 10}
     assert report.attrs["accuracy"] <= 20 / 30
     assert report["support"].sum() == report.attrs["n"] == 30
+
+
+@pytest.mark.parametrize("text", ["nan", "None", "<NA>"])
+def test_missing_values_that_became_text_are_classes_with_a_warning(text: str) -> None:
+    with pytest.warns(UserWarning, match=f"10 cells have the label '{text}' .* pass unlabeled_category='{text}'"):
+        CellClassifier.setup_anndata(adata := cells(repeated("a", "b", text)), labels_key="label", max_length=32)
+    assert (adata.obs["_scvi_labels"] >= 0).all()
+    CellClassifier.setup_anndata(adata, labels_key="label", unlabeled_category=text, max_length=32)
+    assert (adata.obs["_scvi_labels"] < 0).sum() == 10

@@ -337,3 +337,9 @@ def test_genes_that_are_in_no_cell_are_refused() -> None:
 def test_shares_are_checked(model: GeneClassifier, shares: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="are no shares of the labelled genes"):
         model.train(max_epochs=1, **shares, **TRAIN)
+
+
+def test_a_new_head_is_not_called_trained(capsys: pytest.CaptureFixture[str]) -> None:
+    model = GeneClassifier.from_pretrained(toy_model(max_length=64), labelled_cells(), gene_labels_key="kind")
+    repr(model)
+    assert "Training status: Not Trained (pretrained body, new head)" in capsys.readouterr().out

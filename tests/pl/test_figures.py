@@ -18,7 +18,6 @@ from sfm.pl import annotation_confusion, confidence, reliability, risk_coverage
 
 if TYPE_CHECKING:
     from anndata import AnnData
-    from matplotlib.axes import Axes
 
 PLOTS = {
     "annotation_confusion": lambda adata, **options: annotation_confusion(adata, "truth", **options),
@@ -34,10 +33,6 @@ Plot = "Callable[..., Any]"
 @pytest.fixture(params=PLOTS)
 def plot(request: pytest.FixtureRequest) -> Plot:
     return PLOTS[request.param]
-
-
-def axes_of(drawn: Axes | dict[str, Axes]) -> Axes:
-    return drawn["mainplot_ax"] if isinstance(drawn, dict) else drawn
 
 
 def test_the_data_stay_as_they_are(plot: Plot, annotated: AnnData) -> None:
@@ -58,7 +53,7 @@ def test_what_was_read_from_a_file_is_drawn(plot: Plot, annotated: AnnData, tmp_
 def test_axes_of_the_caller_are_drawn_into(plot: Plot, annotated: AnnData) -> None:
     figure, (left, right) = plt.subplots(1, 2)
     drawn = plot(annotated, ax=right)
-    assert axes_of(drawn) is right
+    assert drawn is right
     assert plt.get_fignums() == [figure.number]
     assert right.has_data()
     assert not left.has_data()
@@ -67,12 +62,12 @@ def test_axes_of_the_caller_are_drawn_into(plot: Plot, annotated: AnnData) -> No
 
 def test_axes_put_on_the_figure_by_hand_are_drawn_into(plot: Plot, annotated: AnnData) -> None:
     axes = plt.figure().add_axes((0.2, 0.3, 0.6, 0.6))
-    assert axes_of(plot(annotated, ax=axes)) is axes
+    assert plot(annotated, ax=axes) is axes
 
 
 def test_scanpys_style_leaves_no_grid(plot: Plot, annotated: AnnData) -> None:
     with plt.rc_context({"axes.grid": True}):
-        axes = axes_of(plot(annotated, show=False))
+        axes = plot(annotated, show=False)
     assert not any(line.get_visible() for line in [*axes.get_xgridlines(), *axes.get_ygridlines()])
 
 
@@ -94,7 +89,7 @@ def test_what_is_shown_is_not_returned(
         assert drawn is None
         assert len(shown) == 1
     else:
-        assert axes_of(drawn).has_data()
+        assert drawn.has_data()
         assert shown == []
 
 
@@ -133,7 +128,7 @@ def test_save_takes_a_path(plot: Plot, annotated: AnnData, kind: type, tmp_path:
 def test_missing_slots_are_named(name: str, annotated: AnnData, missing: str, message: str) -> None:
     del annotated.obs[missing]
     if missing in UNUSED.get(name, ()):
-        assert axes_of(PLOTS[name](annotated, show=False)).has_data()
+        assert PLOTS[name](annotated, show=False).has_data()
         return
     with pytest.raises(KeyError, match=message):
         PLOTS[name](annotated, show=False)
@@ -150,7 +145,7 @@ def test_cells_without_truth_are_left_out_and_counted(name: str, annotated: AnnD
     sc.settings.verbosity, sc.settings.logfile = 2, StringIO()
     known = annotated[7:].copy()
     annotated.obs.loc[annotated.obs_names[:7], "truth"] = np.nan
-    full, partial = (axes_of(PLOTS[name](adata, show=False)) for adata in (known, annotated))
+    full, partial = (PLOTS[name](adata, show=False) for adata in (known, annotated))
     assert [text.get_text() for text in full.texts] == [text.get_text() for text in partial.texts]
     for one, other in zip(full.lines, partial.lines, strict=True):
         np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
@@ -171,4 +166,4 @@ def test_rejected_cells_need_their_probabilities(name: str, annotated: AnnData) 
     with pytest.raises(KeyError, match=rf"'sfm_label_probabilities'\].* of the {n_rejected} rejected cells"):
         PLOTS[name](annotated, show=False)
     kept = annotated[annotated.obs["sfm_label"] != "unknown"]
-    assert axes_of(PLOTS[name](kept, show=False)).has_data()
+    assert PLOTS[name](kept, show=False).has_data()

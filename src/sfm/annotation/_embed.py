@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfm._matrix import select_matrix
+from sfm.annotation._reference_arguments import of_reference
 from sfm.data import stream_cells
 from sfm.genes import align_genes
 from sfm.inference import _cells as inference
@@ -60,12 +61,13 @@ class SharedGenes:
 
 @contextmanager
 def naming(which: str) -> Iterator[None]:
-    """Say in errors which of two AnnData they are about."""
+    """Say in errors which of two AnnData they are about, and which argument mends it."""
     try:
         yield
     except _ERRORS as error:
         kind = next(kind for kind in _ERRORS if isinstance(error, kind))
-        msg = f"{which}: {error.args[0]}"
+        found = str(error.args[0])
+        msg = f"{which}: {of_reference(found) if which == REFERENCE else found}"
         raise kind(msg) from error
 
 

@@ -27,8 +27,8 @@ class HeldOut:
     """Numbers of their true labels, shape `(n_held_out,)`."""
     logits: list[list[np.ndarray]]
     """For each classifier, and each view of the cells, shape `(n_held_out, n_labels)`."""
-    distances: np.ndarray
-    """Distances of :class:`Typicality` in the first view, shape `(n_held_out, 2)`."""
+    distances: list[np.ndarray]
+    """Distances of :class:`Typicality` in each view, shape `(n_held_out, 2)`."""
 
 
 def hold_out(
@@ -37,32 +37,33 @@ def hold_out(
     """Fit on all reference cells but a fold, and classify the fold, for each of some folds.
 
     A view is vectors of all cells, shape `(cells, dims)`; each classifier works on each view by itself. The only cell of a
-    label is never held out. Of large references a random part is, in proportion to the labels.
+    label is never held out. Of large references a part is, in proportion to the labels. Which cells go together follows
+    from their vectors in the first view, so that the order of the reference has no say.
     """
-    folds = _stratified_folds(codes)
-    rows = np.flatnonzero(folds >= 0)
+    rows = _held_out_cells(views[0], codes)
+    folds = np.arange(len(rows)) % _N_FOLDS  # neighbours in this order are in different folds
     logits = [[np.zeros((len(rows), n_labels), dtype=np.float32) for _ in views] for _ in make]
-    distances = np.zeros((len(rows), 2))
-    for fold in np.unique(folds[rows]):
-        rest, inside = folds != fold, folds[rows] == fold
+    distances = [np.zeros((len(rows), 2)) for _ in views]
+    for fold in np.unique(folds):
+        inside = folds == fold
         held = rows[inside]
+        rest = np.setdiff1d(np.arange(len(codes)), held)
         for classifier, by_view in zip(make, logits, strict=True):
             for vectors, filled in zip(views, by_view, strict=True):
                 fitted = classifier().fit(vectors[rest], codes[rest], n_labels=n_labels)
                 filled[inside] = fitted.logits(vectors[held])
-        distances[inside] = Typicality().fit(views[0][rest], codes[rest]).distances(views[0][held])
+        for vectors, found in zip(views, distances, strict=True):
+            found[inside] = Typicality().fit(vectors[rest], codes[rest]).distances(vectors[held])
     return HeldOut(codes[rows], logits, distances)
 
 
-def _stratified_folds(codes: np.ndarray) -> np.ndarray:
-    """Number of the fold of each cell, dealt out label by label; -1 for cells that are never held out."""
-    rng = np.random.default_rng(0)
+def _held_out_cells(vectors: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Rows of cells to hold out, by label, and within labels in an order that follows from the vectors alone."""
     counts = np.bincount(codes)
     eligible = np.flatnonzero(counts[codes] > 1)
-    if len(eligible) > _MAX_CELLS:
-        eligible = rng.choice(eligible, _MAX_CELLS, replace=False)
-    folds = np.full(len(codes), -1)
-    # By label, then at random: neighbours in this order are in different folds.
-    order = eligible[np.lexsort((rng.random(len(eligible)), codes[eligible]))]
-    folds[order] = np.arange(len(order)) % _N_FOLDS
-    return folds
+    # Along one direction, since cells whose vectors differ in the last digits hardly move there, as in a hash they would.
+    place = vectors @ np.random.default_rng(0).standard_normal(vectors.shape[1], dtype=np.float32)
+    rows = eligible[np.lexsort((place[eligible], codes[eligible]))]
+    if len(rows) <= _MAX_CELLS:
+        return rows
+    return rows[np.arange(_MAX_CELLS) * len(rows) // _MAX_CELLS]

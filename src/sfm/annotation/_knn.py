@@ -8,6 +8,7 @@ from scipy.special import softmax
 from sfm.annotation._classifier import VectorClassifier
 from sfm.annotation._neighbors import nearest_cells, unit_vectors
 from sfm.annotation._prototype import label_directions, prototype_logits
+from sfm.annotation._settings import checked_switch, is_number
 from sfm.annotation._whitening import WithinClassWhitening
 
 # Far below any difference of similarities that means something, so that it decides only between equals.
@@ -35,15 +36,17 @@ class NearestNeighbors(VectorClassifier):
     """
 
     def __init__(self, n_neighbors: int = 30, *, weight_of_means: float = 0.1, whiten: bool = True) -> None:
-        if n_neighbors < 1:
-            msg = f"n_neighbors={n_neighbors!r}: at least one neighbour has to vote."
+        if not isinstance(n_neighbors, int | np.integer) or isinstance(n_neighbors, bool) or n_neighbors < 1:
+            msg = f"n_neighbors={n_neighbors!r}: at least one neighbour has to vote. Pass a whole number from 1 on."
             raise ValueError(msg)
-        if not 0 < weight_of_means <= 1:
+        if not is_number(weight_of_means) or not 0 < weight_of_means <= 1:
             msg = f"weight_of_means={weight_of_means!r} is not a share above 0 and at most 1."
             raise ValueError(msg)
-        self.n_neighbors = n_neighbors
+        self.n_neighbors = int(n_neighbors)
         self.weight_of_means = weight_of_means
-        self.whitening = WithinClassWhitening(weight_of_rest=_WEIGHT_OF_REST) if whiten else None
+        self.whitening = (
+            WithinClassWhitening(weight_of_rest=_WEIGHT_OF_REST) if checked_switch("whiten", whiten) else None
+        )
 
     def fit(self, vectors: np.ndarray, codes: np.ndarray, *, n_labels: int) -> Self:
         """Keep the reference cells."""

@@ -70,11 +70,11 @@ class LabelledCells:
         self.found = {**cells.found, "views": "both" if len(cells.query) > 1 else next(iter(cells.query))}
         self.found |= annotator.report
         found = annotator.classify(cells.query)
-        vectors = next(iter(cells.query.values()))
+        vectors = list(cells.query.values())
         return Prediction(
             probabilities=found.probabilities,
             novelty=None if annotator.novelty is None else annotator.novelty(vectors),
-            vectors=vectors,
+            vectors=vectors[0],
             params=cells.params,
             codes=found.best,
             is_empty=cells.is_empty,

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: Label of cells that are rejected.
 UNKNOWN = "unknown"
 
+#: What missing values become where a column is turned into text, as by `.astype(str)`.
+MISSING_TEXTS = ("nan", "NaN", "None", "<NA>")
+
 _SHOWN = 5
 
 
@@ -36,7 +39,8 @@ class ReferenceLabels:
 def read_labels(adata: AnnData, labels_key: str) -> ReferenceLabels:
     """Read the labels in `adata.obs[labels_key]`; cells without a label, or with an empty one, are left out.
 
-    So are those labelled `"unknown"`, since that is what rejected cells are called.
+    So are those labelled `"unknown"`, in capitals or not, since that is what rejected cells are called, and those whose
+    label is the text of a missing value, such as `"nan"`.
 
     Raises
     ------
@@ -48,7 +52,7 @@ def read_labels(adata: AnnData, labels_key: str) -> ReferenceLabels:
     Warns
     -----
     UserWarning
-        If labels are numbers or `"unknown"`, or a label has one cell only.
+        If labels are numbers, `"unknown"` or the text of a missing value, or a label has one cell only.
     """
     if labels_key not in adata.obs:
         known = ", ".join(map(repr, adata.obs.columns)) or "none"
@@ -58,26 +62,29 @@ def read_labels(adata: AnnData, labels_key: str) -> ReferenceLabels:
         )
         raise KeyError(msg)
     names = category_names(adata.obs[labels_key], slot=f"obs[{labels_key!r}] of the reference", warn_of_numbers=True)
-    labelled = (names.notna() & (names != UNKNOWN)).to_numpy()
+    is_unknown = names.str.strip().str.lower() == UNKNOWN
+    is_text_of_none = names.isin(MISSING_TEXTS)
+    labelled = (names.notna() & ~is_unknown & ~is_text_of_none).to_numpy()
     values = names[labelled]
     present = natsorted(set(values))
-    _report_left_out(labelled, int((names == UNKNOWN).sum()), labels_key)
+    _report_left_out(names[is_unknown], labels_key, why="which is what rejected cells are called")
+    _report_left_out(names[is_text_of_none], labels_key, why="which is how missing values are written as text")
+    if not labelled.all():
+        logg.info(f"    {int((~labelled).sum())} of {len(labelled)} reference cells have no label and are left out")
     _refuse_few(present, labels_key, n_labelled=int(labelled.sum()))
     codes = pd.Index(present).get_indexer(values).astype(np.int64)
     _report_single_cells(present, codes, labels_key)
     return ReferenceLabels(tuple(present), codes, labelled)
 
 
-def _report_left_out(labelled: np.ndarray, n_unknown: int, labels_key: str) -> None:
-    n_missing = int((~labelled).sum())
-    if n_unknown:
+def _report_left_out(names: pd.Series, labels_key: str, *, why: str) -> None:
+    if len(names):
+        shown = " or ".join(map(repr, natsorted(set(names))))
         msg = (
-            f"{n_unknown} cells of the reference are labelled {UNKNOWN!r} in obs[{labels_key!r}], which is what rejected "
-            "cells are called. They are left out; give the label another name to use it."
+            f"{len(names)} cells of the reference are labelled {shown} in obs[{labels_key!r}], {why}. They are left out; "
+            "give the label another name to use it."
         )
         warn(msg)
-    if n_missing:
-        logg.info(f"    {n_missing} of {len(labelled)} reference cells have no label and are left out")
 
 
 def _refuse_few(names: list[str], labels_key: str, *, n_labelled: int) -> None:

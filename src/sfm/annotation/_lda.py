@@ -5,6 +5,7 @@ from typing import Self
 import numpy as np
 
 from sfm.annotation._classifier import IMPOSSIBLE, VectorClassifier
+from sfm.annotation._settings import checked_switch
 from sfm.annotation._whitening import WithinClassWhitening, class_means
 
 
@@ -21,7 +22,7 @@ class LinearDiscriminant(VectorClassifier):
     """
 
     def __init__(self, *, balanced: bool = False) -> None:
-        self.balanced = balanced
+        self.balanced = checked_switch("balanced", balanced)
         self.whitening = WithinClassWhitening()
 
     def fit(self, vectors: np.ndarray, codes: np.ndarray, *, n_labels: int) -> Self:

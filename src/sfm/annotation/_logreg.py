@@ -5,6 +5,7 @@ from typing import Self
 import numpy as np
 
 from sfm.annotation._classifier import IMPOSSIBLE, VectorClassifier
+from sfm.annotation._settings import checked_switch, is_number
 from sfm.annotation._whitening import WithinClassWhitening
 
 _MAX_ITERATIONS = 1000
@@ -23,8 +24,11 @@ class LogisticRegression(VectorClassifier):
     """
 
     def __init__(self, C: float | None = None, *, balanced: bool = False) -> None:
+        if C is not None and not (is_number(C) and 0 < C < np.inf):
+            msg = f"C={C!r} is not a number above 0. Pass one, or None to have it follow from the number of cells."
+            raise ValueError(msg)
         self.C = C
-        self.balanced = balanced
+        self.balanced = checked_switch("balanced", balanced)
         self.whitening = WithinClassWhitening()
 
     def fit(self, vectors: np.ndarray, codes: np.ndarray, *, n_labels: int) -> Self:

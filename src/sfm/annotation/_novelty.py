@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from sfm.annotation._neighbors import unit_vectors
 from sfm.annotation._whitening import WithinClassWhitening, class_means, directions_between
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Typicality:
@@ -41,27 +44,35 @@ class Typicality:
 class Novelty:
     """Share of reference cells that are at most as far from the rest of the reference as a cell is.
 
+    How far is the mean over the views of the cells: what changes between chemistries moves cells in one view more than in
+    another, and a new type moves them in all.
+
     Parameters
     ----------
-    typicality
-        Distances from the reference.
+    typicalities
+        Distances from the reference, in each view.
     held_out
-        Those of its own held-out cells, shape `(n_held_out, 2)`.
+        Those of its own held-out cells, in each view, shape `(n_held_out, 2)`.
     """
 
-    def __init__(self, typicality: Typicality, held_out: np.ndarray) -> None:
-        self.typicality = typicality
-        self.sorted = np.sort(held_out, axis=0)
-        self.worst = np.sort(self._worst_share(held_out))
+    def __init__(self, typicalities: Sequence[Typicality], held_out: Sequence[np.ndarray]) -> None:
+        self.typicalities = typicalities
+        self.sorted = [np.sort(distances, axis=0) for distances in held_out]
+        self.far = np.sort(self._mean_share(held_out))
 
-    def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        """Return the share for each cell, from 0 to 1, float32."""
-        return self._share(self.worst, self._worst_share(self.typicality.distances(vectors)))
+    def __call__(self, views: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the share for each cell, from 0 to 1, float32; cells are given in the same views."""
+        pairs = zip(self.typicalities, views, strict=True)
+        return _share(self.far, self._mean_share([typicality.distances(vectors) for typicality, vectors in pairs]))
 
-    def _worst_share(self, distances: np.ndarray) -> np.ndarray:
-        shares = [self._share(self.sorted[:, i], distances[:, i]) for i in range(distances.shape[1])]
-        return np.max(shares, axis=0)
+    def _mean_share(self, distances: Sequence[np.ndarray]) -> np.ndarray:
+        """Mean over views of the larger share, that of either distance."""
+        pairs = zip(self.sorted, distances, strict=True)
+        return np.mean(
+            [np.max([_share(k, d) for k, d in zip(known.T, found.T, strict=True)], axis=0) for known, found in pairs],
+            axis=0,
+        )
 
-    @staticmethod
-    def _share(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
-        return (np.searchsorted(reference, values, side="right") / len(reference)).astype(np.float32)
+
+def _share(reference: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return (np.searchsorted(reference, values, side="right") / len(reference)).astype(np.float32)

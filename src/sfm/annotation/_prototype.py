@@ -6,6 +6,7 @@ import numpy as np
 
 from sfm.annotation._classifier import VectorClassifier
 from sfm.annotation._neighbors import unit_vectors
+from sfm.annotation._settings import checked_switch
 from sfm.annotation._whitening import WithinClassWhitening, class_means
 
 # Puts the softmax of cosine similarities near to probabilities; calibration does the rest.
@@ -22,7 +23,7 @@ class NearestPrototype(VectorClassifier):
     """
 
     def __init__(self, *, whiten: bool = True) -> None:
-        self.whitening = WithinClassWhitening() if whiten else None
+        self.whitening = WithinClassWhitening() if checked_switch("whiten", whiten) else None
 
     def fit(self, vectors: np.ndarray, codes: np.ndarray, *, n_labels: int) -> Self:
         """Average the directions of each label."""

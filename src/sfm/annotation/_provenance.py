@@ -53,7 +53,7 @@ def stored_vectors(adata: AnnData, reference: AnnData, use_rep: str) -> tuple[Ce
     if missing:
         msg = (
             f"Did not find obsm[{use_rep!r}] in the {' and in the '.join(missing)}. Run `sfm.tl.embed(..., "
-            f"key_added={use_rep!r})` with the same model on both, or leave use_rep out: both are then embedded."
+            f"key_added={use_rep!r})` with the same model on both, or leave use_rep out: both are then embedded anew."
         )
         raise KeyError(msg)
     _refuse_differences(*(_provenance(side, use_rep) for side in sides.values()), use_rep=use_rep)
@@ -93,13 +93,14 @@ def _provenance(adata: AnnData, use_rep: str) -> dict[str, Any] | None:
 def _refuse_differences(query: dict[str, Any] | None, labelled: dict[str, Any] | None, *, use_rep: str) -> None:
     fix = (
         f"Embed both with one model: `sfm.tl.embed(adata, model, key_added={use_rep!r})`, and the same for the "
-        "reference; or pass model= and leave use_rep out."
+        "reference; or pass model= and leave use_rep out, so that both are embedded anew."
     )
     if query is None or labelled is None:
-        sides = [name for name, side in [("query", query), ("reference", labelled)] if side is None]
+        silent = [name for name, side in [("query", query), ("reference", labelled)] if side is None]
+        who = f"the {silent[0]} does not say" if len(silent) == 1 else "neither the query nor the reference says"
         msg = (
-            f"Whether obsm[{use_rep!r}] of the query and of the reference may be compared is not known: the "
-            f"{' and the '.join(sides)} does not say in uns[{use_rep!r}]['params'] how it was made. {fix}"
+            f"Whether obsm[{use_rep!r}] of the query and of the reference may be compared is not known: {who} in "
+            f"uns[{use_rep!r}]['params'] how the vectors were made. {fix}"
         )
         raise ValueError(msg)
     keys = [key for key in {**query, **labelled} if key not in _OF_THE_DATA and not key.endswith("_version")]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from sfm import _logging as logg
+from sfm._warn import warn
 from sfm.annotation._calibration import CalibratedMean, calibration_report
 from sfm.annotation._classifier import CLASSIFIERS
 from sfm.annotation._held_out import hold_out
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # Fewer held-out cells say little about probabilities.
 _FEW = 50
+# What a report says of held-out cells, `None` without any.
+_MEASURED = ("expected_calibration_error", "expected_calibration_error_before", "held_out_accuracy")
 
 
 class Judgement(NamedTuple):
@@ -41,8 +44,7 @@ class VectorAnnotator:
     Parameters
     ----------
     views
-        Vectors of the labelled reference cells, shape `(cells, dims)`, by the name of the view. Novelty is judged by the
-        first.
+        Vectors of the labelled reference cells, shape `(cells, dims)`, by the name of the view.
     codes
         Number of the label of each, shape `(cells,)`.
     n_labels
@@ -72,15 +74,20 @@ class VectorAnnotator:
         held_out = hold_out(make, vectors, codes, n_labels=n_labels)
         n_held_out = len(held_out.codes)
         self.calibrated = CalibratedMean(calibration, len(make) * len(vectors))
-        self.report: dict[str, Any] = {"calibration": calibration, "n_held_out": n_held_out}
+        self.report: dict[str, Any] = {"calibration": calibration, "n_held_out": n_held_out, **dict.fromkeys(_MEASURED)}
         self.novelty: Novelty | None = None
+        if n_held_out == 0:
+            msg = (
+                "No cell of the reference could be held out, since none shares its label with another: confidence is not "
+                "calibrated, and novelty is not known. Pass a reference with several cells of each label."
+            )
+            warn(msg)
+            return
         if n_held_out < _FEW:
             logg.info(f"    only {n_held_out} reference cells could be held out: confidence is hardly calibrated")
-        if n_held_out == 0:
-            return
         logits = [part for parts in held_out.logits for part in parts]
         self.calibrated.fit(logits, held_out.codes)
-        self.novelty = Novelty(Typicality().fit(vectors[0], codes), held_out.distances)
+        self.novelty = Novelty([Typicality().fit(part, codes) for part in vectors], held_out.distances)
         self.report |= self._report(calibration, logits, held_out.codes)
 
     def classify(self, views: dict[str, np.ndarray]) -> Judgement:
@@ -112,18 +119,16 @@ class VectorAnnotator:
             right = (votes == codes[:, None]).mean(axis=0).tolist()
             found |= {f"held_out_accuracy_{name}": share for name, share in zip(self.methods, right, strict=True)}
         report = calibration_report(kind, logits, codes)
-        return found | {
-            "expected_calibration_error": report.error,
-            "expected_calibration_error_before": report.error_before,
-            "held_out_accuracy": report.accuracy,
-        }
+        return found | dict(zip(_MEASURED, (report.error, report.error_before, report.accuracy), strict=True))
 
 
 def checked_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return arguments of a classifier, or raise if it does not have them."""
-    known = list(signature(CLASSIFIERS.load(name)).parameters)
+    """Return arguments of a classifier, or raise if it does not take them or their values."""
+    classifier = CLASSIFIERS.load(name)
+    known = list(signature(classifier).parameters)
     unknown = [key for key in options if key not in known]
     if unknown:
         msg = f"method_kwargs has {unknown[0]!r}, which method={name!r} does not take. It takes: {', '.join(known)}."
         raise TypeError(msg)
+    classifier(**options)
     return options

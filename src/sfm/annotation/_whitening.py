@@ -51,9 +51,10 @@ class WithinClassWhitening:
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         """Return the vectors in the new coordinates, float32."""
+        center, scaling = self.center.astype(np.float32), self.scaling.astype(np.float32)
         white = np.empty(vectors.shape, dtype=np.float32)
         for rows in _chunks(len(vectors)):
-            white[rows] = (vectors[rows] - self.center) @ self.scaling
+            np.matmul(vectors[rows] - center, scaling, out=white[rows])
         return white
 
 

@@ -129,6 +129,13 @@ def _unknown(name_or_path: str | Path) -> Exception:
     if is_archive(Path(name_or_path)):
         msg = f"Did not find the archive {str(name_or_path)!r}. Check its path."
         return FileNotFoundError(msg)
+    if _looks_like_path(name_or_path):
+        path = Path(name_or_path).expanduser()
+        msg = (
+            f"Did not find the directory {str(name_or_path)!r} (looked for {str(path.absolute())!r}). Check its path, or "
+            "pass a name from `sfm.list_models()` or a hub id ('org/name')."
+        )
+        return FileNotFoundError(msg)
     close = get_close_matches(str(name_or_path), known_entries(), n=3)
     meant = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
     msg = (
@@ -136,3 +143,9 @@ def _unknown(name_or_path: str | Path) -> Exception:
         "is there, or a hub id ('org/name')."
     )
     return ValueError(msg)
+
+
+def _looks_like_path(name_or_path: str | Path) -> bool:
+    """Whether what is no hub id can only be meant as a path."""
+    text = str(name_or_path)
+    return isinstance(name_or_path, Path) or text.startswith((".", "~")) or "/" in text or "\\" in text

@@ -38,6 +38,7 @@ def run(args: Namespace) -> None:
             layer=args.layer,
             use_raw=args.use_raw,
             gene_symbols=args.gene_symbols,
+            reference_kwargs=_reference_options(args),
             batch_size=args.batch_size,
             device=args.device,
             precision=args.precision,
@@ -53,3 +54,12 @@ def _methods(given: list[str] | None) -> Any:
     if not given:
         return DEFAULT_METHODS
     return given[0] if len(given) == 1 else given
+
+
+def _reference_options(args: Namespace) -> dict[str, Any] | None:
+    """Which matrix of the reference is read, `None` for the same as of the input."""
+    given = (args.reference_layer, args.reference_use_raw, args.reference_gene_symbols)
+    if not any(given):
+        return None
+    layer, use_raw, gene_symbols = given
+    return {"layer": None if layer == "X" else layer, "use_raw": use_raw, "gene_symbols": gene_symbols}

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from sfm.cli._flags import flags_of, in_flags
 from sfm.cli._output import message_of, short_warnings, tell, verbosity
 from sfm.cli._parser import make_parser
 
@@ -34,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Exit status: 0, 1 after an error, 130 after an interrupt. Arguments that cannot be meant exit with 2.
     """
     args = make_parser().parse_args(argv)
-    with short_warnings(), verbosity(args.verbosity):
+    worded = partial(in_flags, flags=flags_of(args))
+    with short_warnings(worded), verbosity(args.verbosity):
         try:
             args.run(args)
         except KeyboardInterrupt:
@@ -43,6 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         except _ERRORS as error:
             if args.debug:
                 raise
-            tell(f"error: {message_of(error)}")
+            tell(f"error: {worded(message_of(error))}")
             return 1
     return 0

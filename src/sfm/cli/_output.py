@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 def show(text: str) -> None:
@@ -30,11 +30,11 @@ def message_of(error: BaseException) -> str:
 
 
 @contextmanager
-def short_warnings() -> Iterator[None]:
-    """Write warnings as one line each, without the line of code they point at."""
+def short_warnings(worded: Callable[[str], str]) -> Iterator[None]:
+    """Write warnings as one line each, in the words of the command line, without the line of code they point at."""
 
     def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-        tell(f"warning: {' '.join(str(message).split())}")
+        tell(f"warning: {worded(' '.join(str(message).split()))}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show_warning

@@ -85,9 +85,14 @@ def _add_annotate(command: ArgumentParser) -> None:
     command.add_argument("--min-confidence", type=float, metavar="P", help="cells below are 'unknown'")
     command.add_argument("--max-novelty", type=float, metavar="P", help="cells above are 'unknown'")
     command.add_argument(
-        "--majority-voting", metavar="COLUMN", help="column of IN with clusters that get one label each"
+        "--majority-voting",
+        nargs="?",
+        const=True,
+        metavar="COLUMN",
+        help="column of IN with clusters that get one label each; without COLUMN, clusters are made with Leiden",
     )
     _add_input(command)
+    _add_reference_input(command)
     _add_compute(command)
     command.add_argument("--key-added", metavar="KEY", help="slot name to use instead of sfm_label")
 
@@ -117,6 +122,18 @@ def _add_input(command: ArgumentParser) -> None:
     command.add_argument("--layer", metavar="NAME", help="layer of counts to read instead of X")
     command.add_argument("--use-raw", action="store_true", help="read raw instead of X")
     command.add_argument("--gene-symbols", metavar="COLUMN", help="column of var with the names of the genes")
+
+
+def _add_reference_input(command: ArgumentParser) -> None:
+    command.add_argument(
+        "--reference-layer",
+        metavar="NAME",
+        help="layer of REFERENCE to read, X for its X (default: what is read of IN, or X with another --reference option)",
+    )
+    command.add_argument("--reference-use-raw", action="store_true", help="read raw of REFERENCE")
+    command.add_argument(
+        "--reference-gene-symbols", metavar="COLUMN", help="column of var of REFERENCE with the names of its genes"
+    )
 
 
 def _add_compute(command: ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from scvi.data import fields
 from sfm import _logging as logg
 from sfm._categories import category_names, listed, name_of, names_in_order
 from sfm._warn import warn
+from sfm.annotation._labels import MISSING_TEXTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,6 +99,7 @@ def read_labels(
     if unlabeled_category is not None:
         named = named.mask(named == name_of(unlabeled_category))
     occurring = set(named.dropna())
+    _warn_of_missing_texts(named, key)
     if labels is None:
         return pd.Categorical(named, categories=[name for name in names_in_order(adata.obs[key]) if name in occurring])
     unknown = natsorted(occurring - set(labels))
@@ -109,6 +111,17 @@ def read_labels(
         )
         raise ValueError(msg)
     return pd.Categorical(named, categories=list(labels))
+
+
+def _warn_of_missing_texts(named: pd.Series, key: str) -> None:
+    """Warn of labels that are missing values written as text; as in scvi-tools, only what is named is unlabelled."""
+    for text in MISSING_TEXTS:
+        n_cells = int((named == text).sum())
+        if n_cells:
+            warn(
+                f"{n_cells} cells have the label {text!r} in adata.obs[{key!r}], which is how missing values are written as "
+                f"text. It is taken as a class: pass unlabeled_category={text!r} if these cells have no label."
+            )
 
 
 def refuse_untrainable(labels: pd.Categorical, key: str, *, of: str) -> None:

@@ -49,6 +49,13 @@ class PretrainedModel(BaseModelClass):
         """Tokenizer that the model was set up with."""
         return tokenizer_from_setup(self.registry["setup_args"])
 
+    @property
+    def summary_string(self) -> str:
+        """What `print` shows: sizes, and whether the model is trained; embedding needs no trained head, labels do."""
+        if self.is_trained_ and not getattr(self, "head_is_trained_", True):
+            return f"{self._model_summary_string}\nTraining status: Not Trained (pretrained body, new head)"
+        return str(super().summary_string)
+
     def as_pretrained(self) -> PretrainedCells:
         """Return the network with its tokenizer, as :func:`sfm.load` would."""
         return PretrainedCells(self.module.network, self.tokenizer, name=type(self).__name__)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-Drawn = TypeVar("Drawn")
 
 PLOT = """\
 ax
@@ -57,7 +55,7 @@ def text_width(texts: list[str]) -> float:
 
 
 def finish(
-    drawn: Drawn,
+    drawn: Axes,
     figure: Figure,
     *,
     name: str,
@@ -65,7 +63,7 @@ def finish(
     show: bool | None,
     save: bool | str | Path | None,
     return_fig: bool,
-) -> Drawn | Figure | None:
+) -> Axes | Figure | None:
     """Save and show a figure as asked for, and return what the plot returns."""
     import matplotlib.pyplot as plt
     import scanpy as sc

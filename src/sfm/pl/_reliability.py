@@ -26,13 +26,14 @@ def reliability(
     show: bool | None = None,
     save: bool | str | Path | None = None,
     return_fig: bool = False,
-) -> dict[str, Axes] | Figure | None:
+) -> Axes | Figure | None:
     """Draw the accuracy of labels against the confidence in them, and how often each confidence occurs.
 
     Calibrated labels lie on the diagonal; below it confidence is too high. The title gives the expected calibration
     error (Guo et al. 2017). Confidence is that in the most probable label, which is right if it equals the true one, be
     it the label that was given or not: cells may be rejected, outvoted or given a broader label. Where probabilities
-    are not stored it is the label that was given. Cells without a true label are left out.
+    are not stored it is the label that was given. Cells without a true label are left out; those with one that the
+    reference does not have count as wrong, with a warning.
 
     Parameters
     ----------
@@ -48,7 +49,8 @@ def reliability(
 
     Returns
     -------
-    `None` if shown, else the axes by name, `"mainplot_ax"` and `"histogram_ax"`; the figure with `return_fig=True`.
+    `None` if shown, else the axes of the curve, below which are those of the histogram; the figure with
+    `return_fig=True`.
 
     Raises
     ------
@@ -64,9 +66,9 @@ def reliability(
     >>> adata = sfm.datasets.toy_cells()
     >>> adata.obs["sfm_label"] = "type 1"
     >>> adata.obs["sfm_label_confidence"] = 0.5
-    >>> axes = sfm.pl.reliability(adata, "cell_type", show=False)
-    >>> sorted(axes)
-    ['histogram_ax', 'mainplot_ax']
+    >>> ax = sfm.pl.reliability(adata, "cell_type", show=False)
+    >>> ax.get_ylabel()
+    'accuracy'
     """
     cells = judged(adata, labels_key, [key], best=True)[key]
     error = expected_calibration_error(cells.confidence, cells.correct, n_bins=n_bins)
@@ -88,8 +90,7 @@ def reliability(
     for part in (axes, below):
         part.grid(visible=False)
         part.spines[["top", "right"]].set_visible(False)
-    drawn = {"mainplot_ax": axes, "histogram_ax": below}
-    return finish(drawn, figure, name="reliability", ax=ax, show=show, save=save, return_fig=return_fig)
+    return finish(axes, figure, name="reliability", ax=ax, show=show, save=save, return_fig=return_fig)
 
 
 def _axes_below(figure: Figure, axes: Axes) -> Axes:

@@ -35,9 +35,10 @@ def risk_coverage(
 
     The lower a curve, the better confidence tells right labels from wrong ones; the legend gives the area under each
     (Geifman and El-Yaniv 2017). A label is right if it equals the true one; rejected cells are judged by their most
-    probable label, and cells without a true label are left out. Where cells were rejected, a dot stands at the share of
-    cells that was kept, and the share of wrong labels among these. Risks that occur only among the most certain twentieth
-    of the cells may lie above the axes.
+    probable label, and cells without a true label are left out. Cells with a true label that the reference does not have
+    count as wrong, with a warning. Where cells were rejected, a dot stands at the share of cells that was kept, and the
+    share of wrong labels among these. Risks that occur only among the most certain twentieth of the cells may lie above
+    the axes.
 
     Parameters
     ----------

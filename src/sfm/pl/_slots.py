@@ -11,10 +11,16 @@ from natsort import natsorted
 
 from sfm import _logging as logg
 from sfm._keys import annotation_keys
+from sfm._warn import warn
 from sfm.annotation._labels import UNKNOWN
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from anndata import AnnData
+
+# Names in a warning.
+_MAX_LISTED = 10
 
 
 def column(adata: AnnData, name: str, *, argument: str) -> pd.Series:
@@ -76,10 +82,16 @@ def judged_labels(adata: AnnData, key: str, *, best: bool) -> pd.Series:
 
 def _label_names(adata: AnnData, key: str, probabilities: pd.DataFrame) -> np.ndarray:
     """Names of the labels; names of columns may differ from them, since files allow no `/` there."""
-    recorded = adata.uns.get(annotation_keys(key).uns, {}).get("params", {}).get("labels", ())
+    recorded = _recorded_labels(adata, key)
     names = recorded if len(recorded) == probabilities.shape[1] else probabilities.columns
     # Text comes from zarr as an array of numpy's StringDType, which `astype` does not take to object.
     return np.array([str(name) for name in names], dtype=object)
+
+
+def _recorded_labels(adata: AnnData, key: str) -> Sequence[str]:
+    """Labels that the reference had; none where that is not recorded."""
+    recorded: Sequence[str] = adata.uns.get(annotation_keys(key).uns, {}).get("params", {}).get("labels", ())
+    return recorded
 
 
 def with_truth(adata: AnnData, labels_key: str) -> tuple[pd.Series, np.ndarray]:
@@ -116,6 +128,8 @@ def judged(adata: AnnData, labels_key: str, keys: list[str], *, best: bool = Fal
     if not usable.any():
         msg = f"No cell has labels both in adata.obs[{labels_key!r}] and in {', '.join(f'adata.obs[{k!r}]' for k in keys)}."
         raise ValueError(msg)
+    for key, (_, _, answers) in given.items():
+        _warn_of_other_names(adata, truth[usable], answers, labels_key=labels_key, key=key)
     return {
         key: Judged(
             confidence=confidence[usable],
@@ -124,6 +138,27 @@ def judged(adata: AnnData, labels_key: str, keys: list[str], *, best: bool = Fal
         )
         for key, (labels, confidence, answers) in given.items()
     }
+
+
+def _warn_of_other_names(adata: AnnData, truth: pd.Series, answers: pd.Series, *, labels_key: str, key: str) -> None:
+    """Warn of true labels that no cell could be given: of types that are new, or by another name."""
+    recorded = [str(name) for name in _recorded_labels(adata, key)]
+    if not recorded:
+        return
+    counts = truth.value_counts(sort=False)
+    possible = {*recorded, *answers}
+    missing = {name: int(n) for name, n in counts.items() if n and name not in possible}
+    if not missing:
+        return
+    listed = ", ".join(f"{name!r} ({n:,})" for name, n in list(missing.items())[:_MAX_LISTED])
+    more = f" and {len(missing) - _MAX_LISTED} more" if len(missing) > _MAX_LISTED else ""
+    msg = (
+        f"{sum(missing.values()):,} of {len(truth):,} cells have a true label that is not in "
+        f"adata.uns[{annotation_keys(key).uns!r}]['params']['labels'], and count as wrong whatever label they got: "
+        f"{listed}{more}. If the reference has these under other names, give them the same: adata.obs[{labels_key!r}] = "
+        f"adata.obs[{labels_key!r}].astype(object).replace({{{next(iter(missing))!r}: ...}})."
+    )
+    warn(msg)
 
 
 def stored_colors(adata: AnnData, name: str) -> dict[str, str]:

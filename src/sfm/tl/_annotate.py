@@ -9,11 +9,12 @@ from sfm._docs import COPY, INPUT, doc_params
 from sfm._keys import annotation_keys
 from sfm._views import own_data
 from sfm._warn import warn
-from sfm.annotation._clusters import expression_vectors, over_clusters, refuse_without_igraph
+from sfm.annotation._clusters import cluster_cells, refuse_without_igraph
 from sfm.annotation._decision import decide
 from sfm.annotation._labels import UNKNOWN
 from sfm.annotation._overlap import warn_if_far
 from sfm.annotation._resolve import DEFAULT_METHODS, LabelledOptions, resolve_reference
+from sfm.annotation._settings import is_number
 from sfm.annotation._tree import LabelHierarchy
 from sfm.annotation._voting import clusters_from_obs
 from sfm.data._encode import _refuse_other_types
@@ -82,7 +83,8 @@ def annotate(  # noqa: PLR0913
         Where labels come from: a labelled AnnData; a trained `sfm.model.CellClassifier`, the directory or hub id that
         one was saved to, or the result of :func:`sfm.load`; a CellTypist model or the path of its `.pkl` file; or an
         object of your own with the members of :class:`sfm.annotation.Reference`. It is not modified. Cells of an AnnData
-        without a label, with an empty one, or labelled `"unknown"` are left out of it.
+        without a label, with an empty one, labelled `"unknown"` in capitals or not, or with a missing value that was
+        written as text, such as `"nan"`, are left out of it.
     labels_key
         Column of `reference.obs` with the labels.
     model
@@ -105,7 +107,8 @@ def annotate(  # noqa: PLR0913
     views
         What cells are compared by: vectors of the `"model"`; `"expression"`, which is log1p of counts scaled to 10,000 per
         cell, in principal components of the reference; or `"both"`, the default. The vectors in `use_rep` are compared
-        alone, and so are those in `"X_sfm"` if they are not of the bundled model or counts are missing.
+        alone, and so are those in `"X_sfm"` if they are not of the bundled model or counts are missing. Genes are those that
+        the model knows and both sides have; for `"expression"` alone, where it knows too few, those of the same name.
     min_confidence
         Cells whose best label is less probable than this, from 0 to 1, are `"unknown"`.
     max_novelty
@@ -141,13 +144,14 @@ def annotate(  # noqa: PLR0913
     Returns `None` if `copy=False`, else returns an `AnnData` object. Sets the following fields:
 
     `adata.obs['sfm_label' | key_added]` : :class:`pandas.Categorical`
-        Labels; `"unknown"` where the cell was rejected, or has no count on a known gene.
+        Labels; `"unknown"` where the cell was rejected, or has no count on a known gene (CellTypist models label these,
+        too, as CellTypist does).
     `adata.obs['sfm_label_confidence' | key_added + '_confidence']` : :class:`numpy.ndarray` (dtype `float32`)
         Calibrated probability of the best label of each cell, also where that was rejected; for CellTypist models the
         probability that CellTypist gives, which is calibrated for no query and does not sum to one over the labels.
     `adata.obs['sfm_label_novelty' | key_added + '_novelty']` : :class:`numpy.ndarray` (dtype `float32`)
-        Share of reference cells that are at most as far from the rest of the reference; 1 is further than all. Not
-        written if the reference cannot tell.
+        Share of reference cells that are at most as far from the rest of the reference, on average of the views; 1 is
+        further than all. Not written if the reference cannot tell.
     `adata.obs['sfm_label_consensus' | key_added + '_consensus']` : :class:`numpy.ndarray` (dtype `float32`)
         Share of the votes for the label: of methods, as popV counts them, or with `majority_voting` of the cells of the
         cluster and methods. Not written if there is one method and no `majority_voting`.
@@ -164,7 +168,8 @@ def annotate(  # noqa: PLR0913
     KeyError
         If `labels_key`, `use_rep`, `layer`, `gene_symbols` or `majority_voting` names nothing.
     TypeError
-        If `adata` is no AnnData, or `reference`, `model` or `label_tree` is nothing that will do.
+        If `adata` is no AnnData, `reference`, `model` or `label_tree` is nothing that will do, or `method_kwargs` has an
+        option that the method does not take.
     FileNotFoundError
         If a directory or file is not there.
     ImportError
@@ -218,9 +223,12 @@ def annotate(  # noqa: PLR0913
         clusters=_clusters(adata, prediction, where, majority_voting=majority_voting),
     )
     _report_empty(prediction)
+    of_reference = resolved.params()
+    if max_novelty is not None and prediction.novelty is None:
+        _warn_without_novelty(max_novelty, of_reference)
 
     params = {
-        **resolved.params(),
+        **of_reference,
         **prediction.params,
         "labels": list(resolved.labels),
         "method": _described(method) if isinstance(reference, AnnData) else None,
@@ -252,7 +260,7 @@ def _refuse_bad_options(
 ) -> None:
     """Raise before anything is computed."""
     for name, value in [("min_confidence", min_confidence), ("max_novelty", max_novelty)]:
-        if value is not None and (isinstance(value, str) or not 0 <= value <= 1):
+        if value is not None and not (is_number(value) and 0 <= value <= 1):
             msg = f"{name}={value!r} is not between 0 and 1. Pass a probability, or None to reject no cell by it."
             raise ValueError(msg)
     if majority_voting is True:
@@ -283,7 +291,7 @@ def _clusters(
         return clusters_from_obs(adata, majority_voting)
     if not majority_voting:
         return None
-    return over_clusters(expression_vectors(adata, **where) if prediction.vectors is None else prediction.vectors)
+    return cluster_cells(adata, prediction.vectors, **where)
 
 
 def _report_empty(prediction: Prediction) -> None:
@@ -291,6 +299,15 @@ def _report_empty(prediction: Prediction) -> None:
     if n_empty:
         n_cells = len(prediction.probabilities)
         warn(f"{n_empty} of {n_cells} cells have no count on a known gene; they are labelled {UNKNOWN!r}.")
+
+
+def _warn_without_novelty(max_novelty: float, of_reference: dict[str, Any]) -> None:
+    why = "the reference does not tell how novel a cell is"
+    if of_reference.get("n_held_out") == 0:
+        why = "novelty is measured on held-out cells of the reference, and none could be held out"
+    elif of_reference.get("reference") == "celltypist":
+        why = "CellTypist models do not tell how novel a cell is"
+    warn(f"max_novelty={max_novelty!r} rejects no cell: {why}. Pass min_confidence= to reject cells by confidence.")
 
 
 def _described(method: Method | Sequence[Method]) -> str:
