@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--labels", required=True)
     parser.add_argument("--leave-out", action="append", default=[])
     parser.add_argument("--query", action="append", default=[], help="file:column with the true labels")
-    parser.add_argument("--method", default="knn")
+    parser.add_argument("--method", action="append", help="several vote; by default those of `sfm.tl.annotate`")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     reference = read(arguments.reference)
@@ -49,7 +49,7 @@ def main() -> None:
             if (truth == left_out).sum() < FEWEST:
                 continue
             known = labelled[labels != left_out].copy()
-            options = {"labels_key": arguments.labels, "method": arguments.method}
+            options = {"labels_key": arguments.labels, **({"method": arguments.method} if arguments.method else {})}
             annotated = sfm.tl.annotate(query, known, copy=True, **options)[np.isin(truth, labels)]
             is_new = truth[np.isin(truth, labels)] == left_out
             rows.append({"query": Path(path).stem, "left out": left_out, **rates(annotated, is_new)})
