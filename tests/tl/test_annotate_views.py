@@ -102,6 +102,16 @@ def test_expression_is_compared_by_name_where_no_model_knows_the_genes(
         annotated(unknown, reference, model=model)
 
 
+def test_the_way_without_a_model_is_named_only_where_genes_are_what_is_wrong(
+    labelled: ad.AnnData, query: ad.AnnData, model: PretrainedCells
+) -> None:
+    sc.pp.normalize_total(query)
+    sc.pp.log1p(query)
+    with pytest.raises(ValueError, match="holds log1p") as raised:
+        annotated(query, labelled, model=model)
+    assert "views='expression'" not in str(raised.value)
+
+
 def test_genes_that_no_model_knows_have_to_be_shared(labelled: ad.AnnData, query: ad.AnnData) -> None:
     unknown, partly = renamed(query, "abc-{}"), renamed(labelled, "abc-{}")
     partly.var_names = [*(f"xyz-{i}" for i in range(200)), *partly.var_names[200:]]

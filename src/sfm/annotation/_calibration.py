@@ -124,16 +124,18 @@ class CalibratedMean:
         """Return the calibrated probabilities of each judge, float32 of shape `(cells, labels)`."""
         return [judge(part) for judge, part in zip(self.judges, logits, strict=True)]
 
-    def __call__(self, logits: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return probabilities, float32 of shape `(cells, labels)`, and the best labels, which calibration never changes."""
-        if self.mean is None:
-            return self.judges[0](logits[0]), logits[0].argmax(axis=1)
-        pooled = self._log_mean(self.each(logits))
-        return self.mean(pooled), pooled.argmax(axis=1)
+    def pooled(self, each: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the probabilities of all judges together, float32 of shape `(cells, labels)`."""
+        return each[0] if self.mean is None else self.mean(self._log_mean(each))
 
     @staticmethod
     def _log_mean(probabilities: Sequence[np.ndarray]) -> np.ndarray:
         return np.log(np.maximum(np.mean(probabilities, axis=0, dtype=np.float64), _SMALLEST))
+
+
+def best_labels(logits: Sequence[np.ndarray], each: Sequence[np.ndarray]) -> np.ndarray:
+    """Labels that judges find best together, which no calibration of one judge or of their mean changes."""
+    return (logits[0] if len(logits) == 1 else np.mean(each, axis=0, dtype=np.float64)).argmax(axis=1)
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,9 @@ def calibration_report(kind: Calibration, logits: Sequence[np.ndarray], codes: n
     for fold in np.unique(folds):
         rest, inside = folds != fold, folds == fold
         fitted = CalibratedMean(kind, len(logits)).fit([part[rest] for part in logits], codes[rest])
-        after[inside], best[inside] = fitted([part[inside] for part in logits])
+        judged = [part[inside] for part in logits]
+        each = fitted.each(judged)
+        after[inside], best[inside] = fitted.pooled(each), best_labels(judged, each)
     return CalibrationReport(
         n_cells=len(codes),
         accuracy=float((best == codes).mean()),

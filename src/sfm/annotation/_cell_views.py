@@ -11,21 +11,22 @@ import numpy as np
 from sfm._matrix import select_matrix
 from sfm._settings import settings
 from sfm._state import input_state
-from sfm.annotation._embed import QUERY, REFERENCE, embed_cells, known_genes, naming
+from sfm.annotation._embed import embed_cells, naming
 from sfm.annotation._expression import SharedCounts, comparable_names, expression_views
 from sfm.annotation._overlap import shared_genes, shared_names
 from sfm.annotation._provenance import stored_vectors
 from sfm.checkpoints._resolve import resolve_model
 from sfm.genes import align_genes
+from sfm.genes._coverage import knows_enough
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
 
     from sfm._matrix import CountMatrix
     from sfm.checkpoints import PretrainedCells
-    from sfm.genes import GeneVocabulary
+    from sfm.genes import GeneAlignment, GeneVocabulary
 
 Views = Literal["both", "model", "expression"]
 
@@ -41,9 +42,17 @@ class Side:
     adata: AnnData
     where: dict[str, Any]
 
+    name: str
+    """What errors call it."""
+
     def matrix(self) -> CountMatrix:
         """That matrix."""
         return select_matrix(self.adata, **self.where)
+
+    def genes(self, vocabulary: GeneVocabulary) -> GeneAlignment:
+        """Its genes, matched to a vocabulary."""
+        with naming(self.name):
+            return align_genes(self.matrix().names, vocabulary)
 
 
 @dataclass(eq=False)
@@ -66,19 +75,19 @@ class CellViews:
         reference: Side,
         labelled: np.ndarray,
         pretrained: PretrainedCells,
+        genes: np.ndarray | None,
         *,
         views: Views,
         compute: dict[str, Any],
     ) -> None:
         """Compare by the genes that the model knows and both sides have."""
-        genes = _genes_of_both(query, reference, pretrained.vocabulary)
         self.found["n_shared_genes"] = None if genes is None else int(genes.size)
         if views != "expression":
-            with naming(QUERY):
+            with naming(query.name):
                 vectors = embed_cells(query.adata, pretrained, query.where, compute=compute, genes=genes)
             of_reference = vectors
             if reference.adata is not query.adata or reference.where != query.where:
-                with naming(REFERENCE):
+                with naming(reference.name):
                     of_reference = embed_cells(
                         reference.adata, pretrained, reference.where, compute=compute, genes=genes
                     )
@@ -92,9 +101,9 @@ class CellViews:
     ) -> None:
         """Compare expression too, of the genes that both sides have."""
         gate = not self.query  # or the gate was passed before
-        with naming(QUERY):
+        with naming(query.name):
             of_query = SharedCounts.open(query.adata, pretrained, query.where, genes=genes, gate=gate)
-        with naming(REFERENCE):
+        with naming(reference.name):
             of_reference = SharedCounts.open(reference.adata, pretrained, reference.where, genes=genes, gate=gate)
         self._project(of_query, of_reference, labelled)
 
@@ -122,12 +131,14 @@ def computed_views(
     """Embed both sides, read their expression, or do both, with the genes that they share."""
     pretrained = resolve_model(model)
     made = CellViews({}, {}, {"vocabulary_hash": pretrained.vocabulary.content_hash}, {"use_rep": None})
-    known = _are_known(query, reference, pretrained.vocabulary)
+    alignments = [side.genes(pretrained.vocabulary) for side in (query, reference)]
+    known = all(knows_enough(alignment, settings.min_gene_coverage) for alignment in alignments)
     if views == "expression" and not known:
         made.add_expression_by_name(query, reference, labelled, pretrained)
         return made
+    genes = _genes_of_both(alignments, pretrained.vocabulary)
     with _hint_unless(known):
-        made.add_known(query, reference, labelled, pretrained, views=views, compute=compute)
+        made.add_known(query, reference, labelled, pretrained, genes, views=views, compute=compute)
     return made
 
 
@@ -142,19 +153,16 @@ def stored_views(query: Side, reference: Side, labelled: np.ndarray, use_rep: st
     pretrained = resolve_model(None)
     sides = (query, reference)
     if vectors.params.get("vocabulary_hash") == pretrained.vocabulary.content_hash and all(map(_holds_counts, sides)):
-        genes = _genes_of_both(query, reference, pretrained.vocabulary)
+        genes = _genes_of_both([side.genes(pretrained.vocabulary) for side in sides], pretrained.vocabulary)
         if genes is not None:
             made.add_expression(query, reference, labelled, pretrained, genes)
             made.found["n_shared_genes"] = int(genes.size)
     return made
 
 
-def _genes_of_both(query: Side, reference: Side, vocabulary: GeneVocabulary) -> np.ndarray | None:
+def _genes_of_both(alignments: Sequence[GeneAlignment], vocabulary: GeneVocabulary) -> np.ndarray | None:
     """Token ids of the genes that both sides have. Genes that one side lacks would tell the two apart."""
-    with naming(QUERY):
-        of_query = known_genes(query.adata, vocabulary, query.where)
-    with naming(REFERENCE):
-        of_reference = known_genes(reference.adata, vocabulary, reference.where)
+    of_query, of_reference = [np.unique(ids[ids >= 0]) for ids in (alignment.token_ids for alignment in alignments)]
     # Without any gene, the coverage gate has the better message.
     return shared_genes(of_query, of_reference, vocabulary) if of_query.size and of_reference.size else None
 
@@ -169,15 +177,6 @@ def _hint_unless(known: bool) -> Iterator[None]:  # noqa: FBT001
             raise
         msg = f"{error.args[0]} Or compare expression alone, for which no model has to know the genes: `views='expression'`."
         raise ValueError(msg) from error
-
-
-def _are_known(query: Side, reference: Side, vocabulary: GeneVocabulary) -> bool:
-    """Whether a vocabulary knows enough of both sides to say which of their genes are the same."""
-    coverages = []
-    for side, name in [(query, QUERY), (reference, REFERENCE)]:
-        with naming(name):
-            coverages.append(align_genes(side.matrix().names, vocabulary).coverage)
-    return min(coverages) >= settings.min_gene_coverage
 
 
 def _holds_counts(side: Side) -> bool:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sfm import _logging as logg
 from sfm.annotation._cell_views import CellViews, Side, computed_views, stored_views
+from sfm.annotation._embed import QUERY, REFERENCE
 from sfm.annotation._provenance import DEFAULT_REP, both_embedded
 from sfm.annotation._reference import Prediction
 from sfm.annotation._vector_annotator import VectorAnnotator
@@ -91,7 +92,7 @@ class LabelledCells:
 
     def _views(self, adata: AnnData, where: dict[str, Any], compute: dict[str, Any]) -> CellViews:
         """What both sides are compared by: vectors that are stored, or new ones, and expression."""
-        query, reference = Side(adata, where), Side(self.reference, self.where)
+        query, reference = Side(adata, where, QUERY), Side(self.reference, self.where, REFERENCE)
         labelled = self.read.labelled
         if self.use_rep is not None:
             return stored_views(query, reference, labelled, self.use_rep, expression=False)

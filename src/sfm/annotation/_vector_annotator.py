@@ -8,7 +8,7 @@ import numpy as np
 
 from sfm import _logging as logg
 from sfm._warn import warn
-from sfm.annotation._calibration import CalibratedMean, calibration_report
+from sfm.annotation._calibration import CalibratedMean, best_labels, calibration_report
 from sfm.annotation._classifier import CLASSIFIERS
 from sfm.annotation._held_out import hold_out
 from sfm.annotation._novelty import Novelty, Typicality
@@ -95,18 +95,14 @@ class VectorAnnotator:
         logits = [
             part.logits(views[name]) for parts in self.classifiers for name, part in zip(self.views, parts, strict=True)
         ]
-        probabilities, best = self.calibrated(logits)
-        return Judgement(probabilities, best, self._votes(logits, best))
+        each = self.calibrated.each(logits)
+        return Judgement(self.calibrated.pooled(each), best_labels(logits, each), self._votes(logits, each))
 
-    def _votes(self, logits: list[np.ndarray], best: np.ndarray) -> np.ndarray:
+    def _votes(self, logits: list[np.ndarray], each: list[np.ndarray]) -> np.ndarray:
         """Which label each method would choose by itself, shape `(cells, methods)`."""
-        if len(self.methods) == 1:
-            return best[:, None]
-        if len(self.views) == 1:
-            return np.stack([part.argmax(axis=1) for part in logits], axis=1)
-        n_cells, n_labels = logits[0].shape
-        each = np.reshape(self.calibrated.each(logits), (len(self.methods), len(self.views), n_cells, n_labels))
-        return each.mean(axis=1).argmax(axis=2).T
+        n_views = len(self.views)
+        starts = range(0, len(logits), n_views)
+        return np.stack([best_labels(logits[i : i + n_views], each[i : i + n_views]) for i in starts], axis=1)
 
     def _report(self, kind: Calibration, logits: list[np.ndarray], codes: np.ndarray) -> dict[str, Any]:
         """Temperatures of all and of each judge, and how good the probabilities of held-out cells are."""
@@ -115,7 +111,7 @@ class VectorAnnotator:
             names = [f"temperature_{method}_{view}" for method in self.methods for view in self.views]
             found |= {name: judge.value for name, judge in zip(names, self.calibrated.judges, strict=True)}
         if len(self.methods) > 1:
-            votes = self._votes(logits, codes)
+            votes = self._votes(logits, self.calibrated.each(logits))
             right = (votes == codes[:, None]).mean(axis=0).tolist()
             found |= {f"held_out_accuracy_{name}": share for name, share in zip(self.methods, right, strict=True)}
         report = calibration_report(kind, logits, codes)

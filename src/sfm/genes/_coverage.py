@@ -48,7 +48,7 @@ def check_coverage(
     if alignment.n_known == 0:
         msg = f"{model} knows none of the {len(alignment)} genes. {found}{_examples(alignment)} {_fix(alignment)}"
         raise ValueError(msg)
-    if alignment.coverage < error_below and not _is_known_panel(alignment):
+    if not knows_enough(alignment, error_below):
         msg = (
             f"{model} knows too few of the genes: coverage is below {100 * error_below:g} %. "
             f"{found}{_examples(alignment)} {_fix(alignment)}"
@@ -61,6 +61,11 @@ def check_coverage(
             "For a targeted panel this is to be expected."
         )
         warn(msg)
+
+
+def knows_enough(alignment: GeneAlignment, at_least: float) -> bool:
+    """Whether a model knows genes enough to be run: a share of what it expects, or every gene of a panel."""
+    return alignment.n_known > 0 and (alignment.coverage >= at_least or _is_known_panel(alignment))
 
 
 def _is_known_panel(alignment: GeneAlignment) -> bool:

@@ -9,16 +9,16 @@ from sfm._docs import COPY, INPUT, doc_params
 from sfm._keys import annotation_keys
 from sfm._views import own_data
 from sfm._warn import warn
-from sfm.annotation._clusters import cluster_cells, refuse_without_igraph
+from sfm.annotation._clusters import cluster_cells
 from sfm.annotation._decision import decide
 from sfm.annotation._labels import UNKNOWN
 from sfm.annotation._overlap import warn_if_far
 from sfm.annotation._resolve import DEFAULT_METHODS, LabelledOptions, resolve_reference
-from sfm.annotation._settings import is_number
 from sfm.annotation._tree import LabelHierarchy
 from sfm.annotation._voting import clusters_from_obs
 from sfm.data._encode import _refuse_other_types
 from sfm.inference._cells import package_versions
+from sfm.tl._annotation_options import reference_options, refuse_bad_options
 from sfm.tl._annotation_slots import write_annotation
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def annotate(  # noqa: PLR0913
     (20, 3)
     """
     _refuse_other_types(adata)
-    _refuse_bad_options(
+    refuse_bad_options(
         adata,
         min_confidence=min_confidence,
         max_novelty=max_novelty,
@@ -206,7 +206,7 @@ def annotate(  # noqa: PLR0913
         use_rep=use_rep,
         views=views,
         calibration=calibration,
-        where=_reference_options(where, reference_kwargs),
+        where=reference_options(where, reference_kwargs),
     )
     start = logg.info("annotating cells")
     resolved = resolve_reference(reference, adata, options)
@@ -248,40 +248,6 @@ def annotate(  # noqa: PLR0913
     adata.uns[keys.uns] = {"params": params}
     logg.info("    finished", time=start, deep=f"added\n    {keys.label!r}, labels of the cells (adata.obs)")
     return adata if copy else None
-
-
-def _refuse_bad_options(
-    adata: AnnData,
-    *,
-    min_confidence: float | None,
-    max_novelty: float | None,
-    majority_voting: str | bool | None,
-    key_added: str | None,
-) -> None:
-    """Raise before anything is computed."""
-    for name, value in [("min_confidence", min_confidence), ("max_novelty", max_novelty)]:
-        if value is not None and not (is_number(value) and 0 <= value <= 1):
-            msg = f"{name}={value!r} is not between 0 and 1. Pass a probability, or None to reject no cell by it."
-            raise ValueError(msg)
-    if majority_voting is True:
-        refuse_without_igraph()
-    elif isinstance(majority_voting, str):
-        clusters_from_obs(adata, majority_voting)
-    elif majority_voting not in (None, False):
-        msg = f"majority_voting={majority_voting!r} is neither True nor the name of a column of adata.obs."
-        raise TypeError(msg)
-    annotation_keys(key_added)  # raises for what no slot can be called
-
-
-def _reference_options(where: dict[str, Any], given: dict[str, Any] | None) -> dict[str, Any]:
-    """Which matrix of the reference is read: the same as of the query, unless other options are given."""
-    if given is None:
-        return where
-    unknown = [key for key in given if key not in where]
-    if unknown:
-        msg = f"reference_kwargs has {unknown[0]!r}. It takes {', '.join(map(repr, where))}."
-        raise TypeError(msg)
-    return {"layer": None, "use_raw": False, "gene_symbols": None, **given}
 
 
 def _clusters(
