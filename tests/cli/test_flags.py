@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import pytest
 
+from sfm.annotation._cell_views import VIEWS
+from sfm.annotation._classifier import CLASSIFIERS
+from sfm.annotation._finetuned import TRAINERS
 from sfm.cli._flags import flags_of, in_flags
-from sfm.cli._parser import make_parser
+from sfm.cli._parser import _METHODS, _VIEWS, make_parser
 
 COMMANDS = {"embed": ["in.h5ad"], "tokenize": ["in.h5ad"], "annotate": ["in.h5ad", "ref.h5ad"], "models": []}
 
 
 def flags(command: str = "annotate") -> dict[str, str]:
     return flags_of(make_parser().parse_args([command, *COMMANDS[command]]))
+
+
+def test_choices_are_those_of_the_function() -> None:
+    """They are written out, so that `sfm --help` imports nothing heavy."""
+    assert sorted(_METHODS) == sorted([*CLASSIFIERS.names(), *TRAINERS.names()])
+    assert _VIEWS == VIEWS
 
 
 @pytest.mark.parametrize("command", COMMANDS)

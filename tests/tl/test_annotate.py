@@ -462,3 +462,6 @@ def test_a_model_is_finetuned(labelled: ad.AnnData, query: ad.AnnData, model: Pr
     both = {"finetune": {**options, "max_epochs": 2}, "knn": {"n_neighbors": 5}}
     sfm.tl.annotate(query, labelled, model=model, method=["knn", "finetune"], method_kwargs=both)
     assert set(query.obs["sfm_label_consensus"].round(3)) <= {0.5, 1.0}
+    assert (
+        query.uns["sfm_label"]["params"]["expected_calibration_error"] is None
+    )  # of neighbours alone, it was measured

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Calibration = Literal["temperature", "isotonic"]
 
+#: What `uns` says of held-out cells, `None` where none was measured.
+MEASURED = ("expected_calibration_error", "expected_calibration_error_before", "held_out_accuracy")
+
 _N_FOLDS = 5
 _SMALLEST = 1e-12
 

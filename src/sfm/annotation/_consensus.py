@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sfm.annotation._calibration import MEASURED
 from sfm.annotation._reference import Prediction, Reference
 
 if TYPE_CHECKING:
@@ -45,5 +46,4 @@ class Consensus:
         first, *others = [reference.params() for reference in self.references]
         for other in others:
             first |= {f"{key}_finetune": other[key] for key in ("temperature", "weights_hash") if key in other}
-        measured = ("expected_calibration_error", "expected_calibration_error_before", "held_out_accuracy")
-        return {key: value for key, value in first.items() if key not in measured}
+        return {**first, **dict.fromkeys(MEASURED)}

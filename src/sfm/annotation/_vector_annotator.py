@@ -8,7 +8,7 @@ import numpy as np
 
 from sfm import _logging as logg
 from sfm._warn import warn
-from sfm.annotation._calibration import CalibratedMean, best_labels, calibration_report
+from sfm.annotation._calibration import MEASURED, CalibratedMean, best_labels, calibration_report
 from sfm.annotation._classifier import CLASSIFIERS
 from sfm.annotation._held_out import hold_out
 from sfm.annotation._novelty import Novelty, Typicality
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 # Fewer held-out cells say little about probabilities.
 _FEW = 50
-# What a report says of held-out cells, `None` without any.
-_MEASURED = ("expected_calibration_error", "expected_calibration_error_before", "held_out_accuracy")
 
 
 class Judgement(NamedTuple):
@@ -74,7 +72,7 @@ class VectorAnnotator:
         held_out = hold_out(make, vectors, codes, n_labels=n_labels)
         n_held_out = len(held_out.codes)
         self.calibrated = CalibratedMean(calibration, len(make) * len(vectors))
-        self.report: dict[str, Any] = {"calibration": calibration, "n_held_out": n_held_out, **dict.fromkeys(_MEASURED)}
+        self.report: dict[str, Any] = {"calibration": calibration, "n_held_out": n_held_out, **dict.fromkeys(MEASURED)}
         self.novelty: Novelty | None = None
         if n_held_out == 0:
             msg = (
@@ -115,7 +113,7 @@ class VectorAnnotator:
             right = (votes == codes[:, None]).mean(axis=0).tolist()
             found |= {f"held_out_accuracy_{name}": share for name, share in zip(self.methods, right, strict=True)}
         report = calibration_report(kind, logits, codes)
-        return found | dict(zip(_MEASURED, (report.error, report.error_before, report.accuracy), strict=True))
+        return found | dict(zip(MEASURED, (report.error, report.error_before, report.accuracy), strict=True))
 
 
 def checked_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
